@@ -1,0 +1,95 @@
+"""Lists of pictures with what is known of them: CSV, JSON lines or Parquet, several rows a picture allowed."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from camlucida.errors import UsageError, nearest
+from camlucida.values import Box
+
+SUFFIXES = (".csv", ".jsonl", ".parquet")
+COLUMNS = ("path", "label", "labels", "x0", "y0", "x1", "y1", "mask", "caption", "difficult", "split")
+CORNERS = ("half-open", "inclusive")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row. `box` is half-open whatever the file declared; `labels` are ids or names as written."""
+
+    path: str
+    labels: tuple[str, ...] = ()
+    box: Box | None = None
+    mask: str | None = None
+    caption: str | None = None
+    difficult: bool = False
+    split: str | None = None
+
+
+def read(file: str | Path, corners: str = "half-open") -> tuple[Row, ...]:
+    """Rows of a manifest (columns: any subset of COLUMNS with `path`). Raises UsageError with file and line."""
+    file = Path(file)
+    suffix = file.suffix.lower()
+    try:
+        if suffix == ".parquet":
+            import pyarrow.parquet
+
+            return parse(pyarrow.parquet.read_table(file).to_pylist(), corners, str(file))
+        text = file.read_text(encoding="utf-8-sig")
+        if suffix == ".jsonl":
+            return parse((json.loads(line) for line in text.splitlines() if line.strip()), corners, str(file))
+        if suffix == ".csv":
+            return parse_csv(text, corners, str(file))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UsageError(f"cannot read the manifest {file}", got=str(error)) from error
+    raise UsageError(f"manifest {file}", got=f"suffix {suffix or 'none'}", allowed=" ".join(SUFFIXES))
+
+
+def parse_csv(text: str, corners: str = "half-open", where: str = "manifest") -> tuple[Row, ...]:
+    return parse(csv.DictReader(io.StringIO(text)), corners, where)
+
+
+def parse(records: Iterable[Mapping[str, Any]], corners: str, where: str) -> tuple[Row, ...]:
+    if corners not in CORNERS:
+        raise UsageError("corners", got=repr(corners), do=nearest(corners, CORNERS))
+    rows = []
+    for line, record in enumerate(records, 2 if where.endswith(".csv") else 1):
+        record = {str(k).strip(): v for k, v in record.items() if k is not None and v is not None and v != ""}
+        if "wnid" in record:  # the column name of our packed data sets
+            record.setdefault("label", record.pop("wnid"))
+        if "path" not in record:
+            raise UsageError(f"{where}, line {line}: no path", allowed="columns " + ", ".join(COLUMNS))
+        labels = record.get("labels", record.get("label", ()))
+        labels = tuple(str(v) for v in labels) if isinstance(labels, (list, tuple)) else tuple(str(labels).split(";"))
+        rows.append(
+            Row(
+                str(record["path"]),
+                labels if labels != ("",) else (),
+                _box(record, corners, f"{where}, line {line}"),
+                record.get("mask"),
+                record.get("caption"),
+                str(record.get("difficult", "0")).lower() in ("1", "true", "yes"),
+                record.get("split"),
+            )
+        )
+    return tuple(rows)
+
+
+def _box(record: Mapping[str, Any], corners: str, where: str) -> Box | None:
+    given = [record.get(name) for name in ("x0", "y0", "x1", "y1")]
+    if all(v is None for v in given):
+        return None
+    try:
+        x0, y0, x1, y1 = (float(v) for v in given)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise UsageError(f"{where}: a box", got=given, allowed="four numbers x0, y0, x1, y1") from None
+    extra = 1.0 if corners == "inclusive" else 0.0
+    if not all(map(math.isfinite, (x0, y0, x1, y1))) or x1 + extra <= x0 or y1 + extra <= y0:
+        raise UsageError(f"{where}: an empty or inverted {corners} box", got=given, allowed="x0 < x1 and y0 < y1")
+    return Box(x0, y0, x1 + extra, y1 + extra)

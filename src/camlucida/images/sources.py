@@ -1,0 +1,203 @@
+"""Where pictures come from: files, folders, globs, zip and tar archives, manifests → one ordered list."""
+
+from __future__ import annotations
+
+import functools
+import glob
+import io
+import os
+import tarfile
+import threading
+import zipfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from camlucida.errors import InputError, UsageError
+from camlucida.images import manifests
+from camlucida.images.read import SUFFIXES
+
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+MAX_MEMBER_BYTES = 512 * 2**20
+
+
+@dataclass(frozen=True)
+class Source:
+    """One picture to be read. `name`: how it is called in tables; `relative`: its path below the input it came from;
+    `file`: on disk, or the archive that holds `member`; `problem`: why it must not be read."""
+
+    name: str
+    relative: str
+    file: str
+    member: str | None = None
+    problem: str | None = None
+
+    def read(self) -> bytes:
+        """The encoded bytes. Raises InputError."""
+        if self.problem:
+            raise InputError(self.problem)
+        try:
+            if self.member is None:
+                with open(self.file, "rb") as stream:
+                    return stream.read()
+            return _archive(os.getpid(), self.file).read(self.member)
+        except InputError:
+            raise
+        except OSError as error:
+            raise InputError(f"cannot read: {error.strerror or error}") from error
+        except (zipfile.BadZipFile, tarfile.TarError, RuntimeError, KeyError, EOFError, NotImplementedError) as error:
+            raise InputError(f"broken archive member: {error}") from error
+        except Exception as error:  # zlib, lzma and bz2 raise their own kinds
+            raise InputError(f"broken archive member: {type(error).__name__}: {error}") from error
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Pictures in order, and how many other files were passed over."""
+
+    sources: tuple[Source, ...]
+    others: int = 0
+
+
+def is_archive(path: str | Path) -> bool:
+    return str(path).lower().endswith(ARCHIVES)
+
+
+def expand(inputs: Iterable[str | Path]) -> Listing:
+    """Files, folders (pictures by suffix, recursive, sorted), globs, archives (also `x.zip/inner/folder`) and manifests
+    → the pictures in them. A named file is taken whatever its suffix; the same picture named twice is taken once.
+    Raises UsageError for a path that is not there."""
+    found: dict[tuple[str, str | None], Source] = {}
+    others = 0
+    for given in inputs:
+        listing = _expand_one(str(given))
+        others += listing.others
+        for source in listing.sources:
+            found.setdefault((os.path.abspath(source.file), source.member), source)
+    return Listing(tuple(found.values()), others)
+
+
+def _expand_one(given: str) -> Listing:
+    path = Path(given)
+    if path.is_dir():
+        return _folder(path)
+    if path.is_file():
+        if is_archive(path):
+            return archive_members(path)
+        if path.suffix.lower() in manifests.SUFFIXES:
+            rows = manifests.read(path)
+            names = dict.fromkeys(row.path for row in rows)
+            return Listing(tuple(Source(str(path.parent / n), n, str(path.parent / n)) for n in names))
+        return Listing((Source(str(path), path.name, str(path)),))
+    for parent in path.parents:
+        if parent.is_file() and is_archive(parent):
+            inside = archive_members(parent, path.relative_to(parent).as_posix())
+            if inside.sources:
+                return inside
+    if any(c in given for c in "*?["):
+        matches = sorted(glob.glob(given, recursive=True))
+        if matches:
+            listings = [_expand_one(match) for match in matches]
+            return Listing(tuple(s for one in listings for s in one.sources), sum(one.others for one in listings))
+    raise UsageError(f"no such picture, folder, archive or manifest: {given}", do="check the path; quote a glob")
+
+
+def _folder(folder: Path) -> Listing:
+    sources, others = [], 0
+    for place, folders, files in os.walk(folder):
+        folders.sort()
+        for file in sorted(files):
+            path = Path(place) / file
+            if _is_picture_name(file):
+                sources.append(Source(str(path), path.relative_to(folder).as_posix(), str(path)))
+            else:
+                others += 1
+    return Listing(tuple(sorted(sources, key=lambda s: s.relative)), others)
+
+
+def _is_picture_name(name: str) -> bool:
+    base = name.rsplit("/", 1)[-1]
+    return base.lower().endswith(SUFFIXES) and not base.startswith("._") and "__MACOSX/" not in name
+
+
+def archive_members(path: Path, below: str = "") -> Listing:
+    """The pictures of an archive, sorted by name (compressed tars: in their own order, which reads them once)."""
+    try:
+        names = _archive(os.getpid(), str(path)).names
+    except (OSError, zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
+        raise UsageError(f"cannot open the archive {path}", got=str(error) or type(error).__name__, do="check that it is complete") from error
+    below = below.strip("/")
+    names = [n for n in names if not below or n == below or n.startswith(below + "/")]
+    pictures = [n for n in names if _is_picture_name(n)]
+    if not str(path).lower().endswith(ARCHIVES[2:]):
+        pictures.sort()
+    sources = [Source(f"{path}/{n}", n, str(path), n, _climbs(n)) for n in pictures]
+    return Listing(tuple(sources), len(names) - len(pictures))
+
+
+def _climbs(name: str) -> str | None:
+    parts = PurePosixPath(name.replace("\\", "/")).parts
+    if ".." in parts or name.startswith(("/", "\\")) or (len(name) > 1 and name[1] == ":"):
+        return f"unsafe archive path {name!r}: it climbs out of the archive"
+    return None
+
+
+class _Zip:
+    def __init__(self, file: str) -> None:
+        self.zip = zipfile.ZipFile(file)
+        self.names = [i.filename for i in self.zip.infolist() if not i.is_dir()]
+
+    def read(self, member: str) -> bytes:
+        size = self.zip.getinfo(member).file_size
+        if size > MAX_MEMBER_BYTES:
+            raise InputError(f"archive member of {size} bytes", allowed=f"up to {MAX_MEMBER_BYTES}")
+        return self.zip.read(member)
+
+
+class _Tar:
+    def __init__(self, file: str) -> None:
+        self.tar = tarfile.open(file)  # noqa: SIM115  (kept open: members are read at any time)
+        self.members = {m.name: m for m in self.tar if m.isfile()}
+        self.names = list(self.members)
+        self.lock = threading.Lock()
+
+    def read(self, member: str) -> bytes:
+        info = self.members[member]
+        if info.size > MAX_MEMBER_BYTES:
+            raise InputError(f"archive member of {info.size} bytes", allowed=f"up to {MAX_MEMBER_BYTES}")
+        with self.lock:
+            stream = self.tar.extractfile(info)
+            data = stream.read() if stream else b""
+        if len(data) != info.size:
+            raise InputError(f"broken archive member: {len(data)} of {info.size} bytes")
+        return data
+
+
+@functools.lru_cache(maxsize=32)
+def _archive(process: int, file: str) -> _Zip | _Tar:
+    """An open archive; `process` keeps a forked worker from sharing its parent's file position."""
+    return _Zip(file) if file.lower().endswith(".zip") else _Tar(file)
+
+
+def read_text(path: Path, inner: str) -> str | None:
+    """A text file beside the pictures: below a folder, or a member of an archive; None if it is not there."""
+    if path.is_dir():
+        file = path / inner
+        return file.read_text(encoding="utf-8") if file.is_file() else None
+    archive = _archive(os.getpid(), str(path))
+    return io.TextIOWrapper(io.BytesIO(archive.read(inner)), encoding="utf-8").read() if inner in archive.names else None
+
+
+def unique_names(sources: Sequence[Source]) -> list[str]:
+    """File-system-safe names from the relative paths, without suffix; made unique by a counter where two meet."""
+    taken: set[str] = set()
+    names = []
+    for source in sources:
+        stem = str(PurePosixPath(source.relative).with_suffix("")) if PurePosixPath(source.relative).name else source.relative
+        safe = "".join(c if c.isalnum() or c in "-._" else "_" for c in stem).strip("._")[-150:] or "picture"
+        name, count = safe, 2
+        while name.lower() in taken:
+            name, count = f"{safe}-{count}", count + 1
+        taken.add(name.lower())
+        names.append(name)
+    return names

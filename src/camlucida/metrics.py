@@ -1,0 +1,49 @@
+"""Plain arithmetic on arrays: overlap of boxes and top-k. No tensors, no pictures."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from camlucida.errors import UsageError
+
+CONVENTIONS = ("half-open", "inclusive")
+
+
+def box_iou(a: ArrayLike, b: ArrayLike, convention: str = "half-open") -> NDArray[np.float64]:
+    """Intersection over union of boxes `(..., 4)` as `(x0, y0, x1, y1)`; the leading axes broadcast.
+
+    `half-open`: a side is x1 − x0. `inclusive`: corners are pixels, a side is x1 − x0 + 1 (the ILSVRC and WSOL
+    evaluation code). Disjoint, empty or inverted boxes score 0.
+    """
+    if convention not in CONVENTIONS:
+        raise UsageError("convention of box_iou", got=repr(convention), allowed=" | ".join(CONVENTIONS))
+    extra = 1.0 if convention == "inclusive" else 0.0
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    sides_a = np.clip(a[..., 2:] - a[..., :2] + extra, 0, None)
+    sides_b = np.clip(b[..., 2:] - b[..., :2] + extra, 0, None)
+    overlap = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]) + extra
+    shared = np.prod(np.clip(overlap, 0, None), axis=-1)
+    union = np.prod(sides_a, axis=-1) + np.prod(sides_b, axis=-1) - shared
+    return np.divide(shared, union, out=np.zeros(np.shape(union)), where=(union > 0) & (shared > 0))
+
+
+def top_k(scores: ArrayLike, k: int) -> NDArray[np.int64]:
+    """Indices `(N, k)` of the k highest of `(N, C)` scores, best first; ties go to the lower index."""
+    return np.argsort(-np.asarray(scores), axis=-1, kind="stable")[..., :k]
+
+
+def top_k_accuracy(scores: ArrayLike, truth: ArrayLike, k: int) -> float:
+    """Share of rows of `(N, C)` scores whose true class is among the k highest (VGG paper, section 4)."""
+    hits = (top_k(scores, k) == np.asarray(truth)[:, None]).any(axis=1)
+    return float(hits.mean()) if hits.size else float("nan")
+
+
+def wilson_interval(successes: float, trials: int, z: float = 1.96) -> tuple[float, float]:
+    """95 % interval of a proportion."""
+    if trials == 0:
+        return 0.0, 1.0
+    share, square = successes / trials, z * z / trials
+    centre = (share + square / 2) / (1 + square)
+    half = z * np.sqrt(share * (1 - share) / trials + square / (4 * trials)) / (1 + square)
+    return float(centre - half), float(centre + half)

@@ -1,0 +1,152 @@
+"""Arrays → pictures: the only place with colour maps and scaling. RGB, uint8, (H, W, 3) throughout."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from camlucida.errors import UsageError, nearest
+
+# Control points, evenly spaced from lowest to highest; linear in between. `heat` rises in lightness all the way and
+# `signed` has equal lightness on both sides of zero, so both survive colour blindness and grey printing.
+COLOUR_MAPS: dict[str, tuple[str, ...]] = {
+    "heat": ("#0b0724", "#3b0f6f", "#8c2981", "#d8456c", "#fb8861", "#fed395", "#fcfdbf"),
+    "signed": ("#123a7a", "#3b78b8", "#9cc4e0", "#f4f4f2", "#f2b98a", "#cf6a2e", "#7d2f0c"),
+    "jet": ("#000080", "#0000ff", "#0080ff", "#00ffff", "#80ff80", "#ffff00", "#ff8000", "#ff0000", "#800000"),
+}
+SCALINGS = ("none", "minmax", "max", "symmetric", "percentile")
+TRUTH, FOUND = (64, 200, 96), (255, 66, 66)
+
+
+def scaled(values: NDArray, how: str = "minmax") -> NDArray[np.float32]:
+    """`(..., h, w)` values scaled map by map.
+
+    minmax: [0, 1], a constant map gives zeros; max: divided by the maximum, negatives cut to 0; symmetric: [−1, 1] by
+    the largest magnitude; percentile: minmax between the 1st and 99th percentile, clipped; none: as they are.
+    Non-finite values become 0.
+    """
+    if how not in SCALINGS:
+        raise UsageError("scaling", got=repr(how), do=nearest(how, SCALINGS))
+    values = np.nan_to_num(np.asarray(values, np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+    if how == "none" or values.size == 0:
+        return values
+    axes = (-2, -1)
+    if how == "max":
+        low, high = np.zeros_like(values.max(axes, keepdims=True)), values.max(axes, keepdims=True)
+        values = np.clip(values, 0, None)
+    elif how == "symmetric":
+        high = np.abs(values).max(axes, keepdims=True)
+        low = np.zeros_like(high)
+    elif how == "percentile":
+        low, high = np.percentile(values, [1, 99], axis=axes, keepdims=True).astype(np.float32)
+        values = np.clip(values, low, high)
+    else:
+        low, high = values.min(axes, keepdims=True), values.max(axes, keepdims=True)
+    span = high - low
+    return np.divide(values - low, span, out=np.zeros_like(values), where=span > 0)
+
+
+def palette(name: str, steps: int = 256) -> NDArray[np.uint8]:
+    """Colour table `(steps, 3)` of a colour map."""
+    if name not in COLOUR_MAPS:
+        raise UsageError("colour map", got=repr(name), do=nearest(name, COLOUR_MAPS))
+    points = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in COLOUR_MAPS[name]], np.float64)
+    at = np.linspace(0, len(points) - 1, steps)
+    table = np.stack([np.interp(at, np.arange(len(points)), points[:, i]) for i in range(3)], axis=1)
+    return np.rint(table).astype(np.uint8)
+
+
+def colourise(unit: NDArray, colours: str = "heat") -> NDArray[np.uint8]:
+    """`(h, w)` values in [0, 1] → `(h, w, 3)`; values outside are clipped."""
+    return palette(colours)[np.rint(np.clip(unit, 0, 1) * 255).astype(np.int64)]
+
+
+def overlay(picture: NDArray[np.uint8], heat: NDArray, *, colours: str = "heat", opacity: float = 0.55) -> NDArray[np.uint8]:
+    """`(H, W, 3)` picture under a raw `(H, W)` map of the same size: 0 and below is the coldest colour, the map's
+    maximum the hottest, linear between. A map with no positive value leaves the picture as it is, in grey."""
+    if heat.shape != picture.shape[:2]:
+        raise UsageError("overlay", got=f"a map of {heat.shape} for a picture of {picture.shape[:2]}", allowed="equal sizes")
+    unit = scaled(heat, "max")
+    if not unit.any():
+        grey = picture.astype(np.float32).mean(axis=2, keepdims=True)
+        return np.rint(np.repeat(grey, 3, axis=2)).astype(np.uint8)
+    mixed = (1 - opacity) * picture.astype(np.float32) + opacity * colourise(unit, colours).astype(np.float32)
+    return np.rint(mixed).astype(np.uint8)
+
+
+def captioned(
+    picture: NDArray[np.uint8],
+    caption: str,
+    *,
+    boxes: Sequence[Sequence[float]] = (),
+    truth: Sequence[Sequence[float]] = (),
+    bar: tuple[float, float] | None = None,
+    colours: str = "heat",
+    minimum: int = 320,
+) -> Image.Image:
+    """A picture with its boxes (found: red, given: green; source pixels), and a strip with the caption and, for
+    `bar=(lowest, highest)`, a colour bar in the map's own units. Small pictures are enlarged to `minimum` pixels."""
+    factor = max(1, -(-minimum // max(picture.shape[:2])))
+    image = Image.fromarray(picture)
+    if factor > 1:
+        image = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+    draw = ImageDraw.Draw(image)
+    line = max(2, round(min(image.size) / 150))
+    for colour, group in ((TRUTH, truth), (FOUND, boxes)):
+        for x0, y0, x1, y1 in group:
+            corners = [x0 * factor, y0 * factor, max(x1 * factor - 1, x0 * factor), max(y1 * factor - 1, y0 * factor)]
+            draw.rectangle(corners, outline=colour, width=line)
+    font = ImageFont.load_default(size=max(12, round(image.width / 32)))
+    line_height = round(font.getbbox("Ag")[3] * 1.35)  # type: ignore[union-attr]
+    lines = _wrap(caption, font, image.width - 12)
+    sheet = Image.new("RGB", (image.width, image.height + line_height * (len(lines) + (bar is not None)) + 8), "white")
+    sheet.paste(image, (0, 0))
+    draw = ImageDraw.Draw(sheet)
+    y = image.height + 4
+    for text in lines:
+        draw.text((6, y), text, fill="black", font=font)
+        y += line_height
+    if bar is not None:
+        low, high = (f"{v:.3g}" for v in bar)
+        left, right = draw.textlength(low, font=font) + 12, image.width - draw.textlength(high, font=font) - 12
+        if right > left:
+            strip = np.repeat(palette(colours)[None], 2, axis=0)
+            sheet.paste(Image.fromarray(strip).resize((int(right - left), int(line_height * 0.6))), (int(left), int(y + line_height * 0.15)))
+        draw.text((6, y), low, fill="black", font=font)
+        draw.text((right + 6, y), high, fill="black", font=font)
+    return sheet
+
+
+def _wrap(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: int) -> list[str]:
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if font.getlength(longer) <= width or not lines[-1]:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
+
+
+def side_by_side(images: Sequence[Image.Image], gap: int = 8) -> Image.Image:
+    """Pictures in a row, top edges aligned, on white."""
+    width = sum(i.width for i in images) + gap * (len(images) - 1)
+    sheet = Image.new("RGB", (width, max(i.height for i in images)), "white")
+    x = 0
+    for image in images:
+        sheet.paste(image, (x, 0))
+        x += image.width + gap
+    return sheet
+
+
+def png(image: Image.Image | NDArray[np.uint8]) -> bytes:
+    """Encoded PNG."""
+    if not isinstance(image, Image.Image):
+        image = Image.fromarray(image)
+    stream = io.BytesIO()
+    image.save(stream, "PNG", compress_level=3)
+    return stream.getvalue()

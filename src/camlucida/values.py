@@ -1,0 +1,380 @@
+"""The values that travel: sizes, boxes, views, batches, predictions, maps and what was found. Frozen; change is
+`dataclasses.replace`. Coordinates are continuous, pixel centres at +0.5, x along width, y along height."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from camlucida import render
+from camlucida.errors import UsageError
+
+Status = Literal["ok", "flat", "all-negative", "no-gradient", "non-finite", "whole-picture"]
+
+
+@dataclass(frozen=True, order=True)
+class Size:
+    """Height and width in pixels, both ≥ 1."""
+
+    height: int
+    width: int
+
+    def __post_init__(self) -> None:
+        if self.height < 1 or self.width < 1:
+            raise UsageError("Size", got=f"{self.height} × {self.width}", allowed="at least 1 × 1")
+
+    def with_short_side(self, short: int) -> Size:
+        """The same shape with its shorter side `short`; the other side is rounded half up (isotropic, section 0)."""
+        scale = short / min(self.height, self.width)
+        return Size(max(1, math.floor(self.height * scale + 0.5)), max(1, math.floor(self.width * scale + 0.5)))
+
+
+@dataclass(frozen=True)
+class Box:
+    """Half-open box in source pixels (the picture after EXIF rotation): x0 ≤ x < x1, y0 ≤ y < y1, floats."""
+
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+
+    def __post_init__(self) -> None:
+        if not (self.x0 <= self.x1 and self.y0 <= self.y1):  # also refuses NaN
+            raise UsageError("Box", got=f"{self.corners}", allowed="x0 ≤ x1 and y0 ≤ y1")
+
+    @property
+    def corners(self) -> tuple[float, float, float, float]:
+        return (self.x0, self.y0, self.x1, self.y1)
+
+    @property
+    def area(self) -> float:
+        return (self.x1 - self.x0) * (self.y1 - self.y0)
+
+    def clipped(self, size: Size) -> Box:
+        """The part inside a picture of that size."""
+        x0, x1 = (min(max(x, 0.0), size.width) for x in (self.x0, self.x1))
+        y0, y1 = (min(max(y, 0.0), size.height) for y in (self.y0, self.y1))
+        return Box(x0, y0, x1, y1)
+
+
+@dataclass(frozen=True)
+class ScoredBox:
+    """A box in source pixels; `score` in [0, 1] is the peak inside it over the map's maximum. `whole` says that the
+    map had no component and the box is the whole picture."""
+
+    box: Box
+    score: float
+    whole: bool = False
+
+
+@dataclass(frozen=True)
+class View:
+    """What a network is shown of a picture: resize the whole, cut `crop`, mirror if `flip`.
+
+    `crop` is `(top, left, height, width)` in resized pixels. `to_view` and `to_source` are exact inverses.
+    """
+
+    source: Size
+    resized: Size
+    crop: tuple[int, int, int, int]
+    flip: bool = False
+
+    def __post_init__(self) -> None:
+        top, left, height, width = self.crop
+        if height < 1 or width < 1:
+            raise UsageError("View.crop", got=self.crop, allowed="a crop of at least 1 × 1 pixel")
+        if top < 0 or left < 0 or top + height > self.resized.height or left + width > self.resized.width:
+            raise UsageError("View.crop", got=self.crop, allowed=f"inside {self.resized.height} × {self.resized.width}")
+
+    @classmethod
+    def whole(cls, source: Size, resized: Size | None = None, flip: bool = False) -> View:
+        """The whole picture, at `resized` (default: its own size)."""
+        resized = resized or source
+        return cls(source, resized, (0, 0, resized.height, resized.width), flip)
+
+    @property
+    def size(self) -> Size:
+        """Size of what the network sees."""
+        return Size(self.crop[2], self.crop[3])
+
+    @property
+    def is_whole(self) -> bool:
+        return self.crop == (0, 0, self.resized.height, self.resized.width)
+
+    def to_view(self, points: ArrayLike) -> NDArray[np.float64]:
+        """Points `(..., 2)` as (x, y), source pixels → view pixels."""
+        points = np.asarray(points, np.float64)
+        top, left, _, width = self.crop
+        x = points[..., 0] * (self.resized.width / self.source.width) - left
+        y = points[..., 1] * (self.resized.height / self.source.height) - top
+        return np.stack([width - x if self.flip else x, y], axis=-1)
+
+    def to_source(self, points: ArrayLike) -> NDArray[np.float64]:
+        """Points `(..., 2)` as (x, y), view pixels → source pixels."""
+        points = np.asarray(points, np.float64)
+        top, left, _, width = self.crop
+        x = width - points[..., 0] if self.flip else points[..., 0]
+        x = (x + left) * (self.source.width / self.resized.width)
+        y = (points[..., 1] + top) * (self.source.height / self.resized.height)
+        return np.stack([x, y], axis=-1)
+
+    def box_to_view(self, box: Box) -> Box:
+        return _box_through(self.to_view, box)
+
+    def box_to_source(self, box: Box) -> Box:
+        return _box_through(self.to_source, box)
+
+    def show(self, picture: Image.Image, interpolation: str = "bilinear") -> Image.Image:
+        """The picture (of size `source`) through this view, antialiased when shrinking."""
+        if (picture.height, picture.width) != (self.source.height, self.source.width):
+            raise UsageError(
+                "View.show", got=f"a picture of {picture.height} × {picture.width}", allowed=f"{self.source.height} × {self.source.width}"
+            )
+        top, left, height, width = self.crop
+        x0, y0 = left * self.source.width / self.resized.width, top * self.source.height / self.resized.height
+        x1 = min((left + width) * self.source.width / self.resized.width, self.source.width)
+        y1 = min((top + height) * self.source.height / self.resized.height, self.source.height)
+        how = Image.Resampling[interpolation.upper()]
+        # Resizing the region alone equals resizing the whole and cutting: Pillow's kernel reads past the region.
+        shown = picture if self.is_whole and self.resized == self.source else picture.resize((width, height), how, (x0, y0, x1, y1))
+        return shown.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if self.flip else shown
+
+
+def _box_through(move: Any, box: Box) -> Box:
+    (ax, ay), (bx, by) = move([(box.x0, box.y0), (box.x1, box.y1)])
+    return Box(min(ax, bx), min(ay, by), max(ax, bx), max(ay, by))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """`pixels (N, C, *spatial)` as the network wants them; `views`, one per picture (None for 1-D and 3-D input)."""
+
+    pixels: Tensor
+    views: tuple[View | None, ...]
+
+    def __post_init__(self) -> None:
+        if self.pixels.ndim < 3 or len(self.views) != len(self.pixels):
+            raise UsageError(
+                "Batch", got=f"pixels {tuple(self.pixels.shape)} and {len(self.views)} views", allowed="(N, C, *spatial) and N views"
+            )
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    @classmethod
+    def of(cls, batch_or_pixels: Batch | Tensor) -> Batch:
+        """A batch as it is; bare pixels get identity views."""
+        if isinstance(batch_or_pixels, Batch):
+            return batch_or_pixels
+        if not isinstance(batch_or_pixels, Tensor) or batch_or_pixels.ndim < 3:
+            got = tuple(batch_or_pixels.shape) if isinstance(batch_or_pixels, Tensor) else type(batch_or_pixels).__name__
+            raise UsageError("a batch", got=got, allowed="a Batch or a tensor (N, C, *spatial)", do="net.preprocess(images) makes one")
+        view = View.whole(Size(*batch_or_pixels.shape[2:])) if batch_or_pixels.ndim == 4 else None
+        return cls(batch_or_pixels, (view,) * len(batch_or_pixels))
+
+
+@dataclass(frozen=True)
+class Label:
+    """A class: `id` (WordNet id where it has one) and `name` in words."""
+
+    id: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """`logits`, `probabilities (N, C)` float32; `classes (N, k)` best first; `labels`: for each picture k labels."""
+
+    logits: Tensor
+    probabilities: Tensor
+    classes: Tensor
+    labels: tuple[tuple[Label, ...], ...]
+    views: tuple[View | None, ...]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where the cells of a map lie in view pixels, per axis: centre of cell 0, stride, extent (receptive field or
+    occluder). `kind` is `features` (cells of a layer) or `places` (positions of an occluder)."""
+
+    view: tuple[int, ...]
+    offset: tuple[float, ...]
+    stride: tuple[float, ...]
+    extent: tuple[float, ...]
+    kind: Literal["features", "places"] = "features"
+
+
+@dataclass(frozen=True)
+class HeatMaps:
+    """Raw maps `values (N, K, *grid)` float32, unscaled, signed wherever the formula is, on the device they were made
+    on. `classes (N, K)` or None; `scores (N, K)`: the scalar explained; `target`: what was explained, in words."""
+
+    values: Tensor
+    classes: Tensor | None
+    scores: Tensor
+    grid: Grid
+    views: tuple[View | None, ...]
+    method: str
+    target: str
+    layer: str | None = None
+    seed: int | None = None
+    no_gradient: Tensor | None = field(default=None, repr=False)
+
+    @cached_property
+    def status(self) -> tuple[tuple[Status, ...], ...]:
+        """One word per map: ok, flat, all-negative, no-gradient or non-finite."""
+        flat = self.values.flatten(2)
+        finite = flat.isfinite().all(-1)
+        low, high = flat.amin(-1), flat.amax(-1)
+        dead = torch.zeros_like(finite) if self.no_gradient is None else self.no_gradient.to(finite.device)
+        codes = torch.where(high <= 0, 2, torch.zeros_like(high, dtype=torch.int64))
+        codes = torch.where(low == high, 1, codes)
+        codes = torch.where(dead, 3, codes)
+        codes = torch.where(finite, codes, 4)
+        words: tuple[Status, ...] = ("ok", "flat", "all-negative", "no-gradient", "non-finite")
+        return tuple(tuple(words[c] for c in row) for row in codes.tolist())
+
+    def in_view(self, align: Literal["stretch", "receptive-field"] = "stretch") -> Tensor:
+        """Maps over the pixels of the view, `(N, K, *view)`.
+
+        Cells of a layer: `stretch` lays the grid over the whole view (bilinear, `align_corners=False`);
+        `receptive-field` puts each cell at the centre of its receptive field. Occluder places: each pixel gets the
+        mean over the occluders that covered it, 0 where none did (section 11).
+        """
+        if self.grid.kind == "places":
+            return _coverage_mean(self.values, self.grid)
+        if align == "stretch":
+            mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[len(self.grid.view)]
+            return F.interpolate(self.values, self.grid.view, mode=mode, align_corners=False)
+        if align != "receptive-field":
+            raise UsageError("in_view(align=…)", got=repr(align), allowed="stretch | receptive-field")
+        values = self.values
+        for axis, (length, offset, stride) in enumerate(zip(self.grid.view, self.grid.offset, self.grid.stride, strict=True)):
+            values = _sample(values, 2 + axis, (np.arange(length) + 0.5 - offset) / stride)
+        return values
+
+    def in_source(self, limit: int | None = None) -> tuple[Tensor, ...]:
+        """Maps over the pixels of each source picture: a tuple of `(K, H, W)`; 0 where the view did not look.
+
+        `limit`: longest side of the result; a larger picture's frame is then sampled on a coarser grid.
+        """
+        values, cells = self.values, self.values.shape[2:]
+        if self.grid.kind == "places":
+            values = _coverage_mean(self.values, self.grid)
+            cells = values.shape[2:]
+        return tuple(self._one_in_source(values[i], cells, view, limit) for i, view in enumerate(self.views))
+
+    def _one_in_source(self, values: Tensor, cells: Sequence[int], view: View | None, limit: int | None) -> Tensor:
+        if view is None or len(cells) != 2:
+            raise UsageError("in_source", got=f"maps over {len(cells)} axes", allowed="2-D pictures", do="use .in_view()")
+        height, width = view.source.height, view.source.width
+        if limit is not None and max(height, width) > limit:
+            factor = limit / max(height, width)
+            height, width = max(1, round(height * factor)), max(1, round(width * factor))
+        xs, ys = (np.arange(width) + 0.5) * (view.source.width / width), (np.arange(height) + 0.5) * (view.source.height / height)
+        x = view.to_view(np.stack([xs, np.zeros_like(xs)], -1))[:, 0]
+        y = view.to_view(np.stack([np.zeros_like(ys), ys], -1))[:, 1]
+        out = _sample(values, 1, y * (cells[0] / view.size.height) - 0.5)
+        out = _sample(out, 2, x * (cells[1] / view.size.width) - 0.5)
+        if not view.is_whole:
+            seen = np.outer((y > 0) & (y < view.size.height), (x > 0) & (x < view.size.width))
+            out = out * torch.from_numpy(seen).to(out)
+        return out
+
+    def scaled(self, how: str = "minmax") -> Tensor:
+        """Values scaled map by map for display: see `render.scaled`. Raw values stay in `values`."""
+        flat = self.values.detach().float().cpu().numpy().reshape(*self.values.shape[:2], 1, -1)
+        return torch.from_numpy(render.scaled(flat, how).reshape(self.values.shape))
+
+    def overlay(self, pictures: Sequence[Image.Image], colours: str = "heat") -> tuple[tuple[Image.Image, ...], ...]:
+        """For each source picture (PIL, the size its view names) its K maps laid over it, with a colour bar."""
+        sheets = []
+        for picture, maps, words in zip(pictures, self.in_source(), self.status, strict=True):
+            rgb = np.asarray(picture.convert("RGB"))
+            row = []
+            for heat, status in zip(maps.detach().float().cpu().numpy(), words, strict=True):
+                shown = render.overlay(rgb, heat, colours=colours) if status == "ok" else render.overlay(rgb, heat * 0)
+                bar = (min(0.0, float(heat.min())), float(heat.max())) if status == "ok" else None
+                row.append(render.captioned(shown, f"{self.method}: {self.target} ({status})", bar=bar, colours=colours))
+            sheets.append(tuple(row))
+        return tuple(sheets)
+
+    def save(self, folder: str | Path) -> None:
+        """Writes `maps.npz` (values, classes, scores) and `maps.json` (the rest) into a folder."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        classes = np.empty((0,), np.int64) if self.classes is None else self.classes.cpu().numpy()
+        np.savez(folder / "maps.npz", values=self.values.detach().cpu().numpy(), classes=classes, scores=self.scores.detach().cpu().numpy())
+        about = {"method": self.method, "target": self.target, "layer": self.layer, "seed": self.seed, "status": self.status}
+        (folder / "maps.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
+
+    def _repr_png_(self) -> bytes | None:
+        if self.values.ndim != 4:
+            return None
+        shown = [Image.fromarray(render.colourise(m.numpy())).resize((224, 224), Image.Resampling.NEAREST) for m in self.scaled("max").flatten(0, 1)[:12]]
+        return render.png(render.side_by_side(shown))
+
+
+def _sample(values: Tensor, axis: int, at: NDArray[np.float64]) -> Tensor:
+    """Linear interpolation along one axis at cell coordinates `at` (0 = centre of the first cell), edges repeated."""
+    cells = values.shape[axis]
+    at = np.clip(at, 0, cells - 1)
+    low = np.minimum(np.floor(at).astype(np.int64), max(cells - 2, 0))
+    part = torch.from_numpy(at - low).to(values.device, values.dtype)
+    part = part.reshape([-1 if a == axis else 1 for a in range(values.ndim)])
+    below = values.index_select(axis, torch.from_numpy(low).to(values.device))
+    above = values.index_select(axis, torch.from_numpy(np.minimum(low + 1, cells - 1)).to(values.device))
+    return torch.lerp(below, above, part)
+
+
+def _coverage_mean(values: Tensor, grid: Grid) -> Tensor:
+    """Mean over the occluders covering each pixel: a sum and a count, separable because occluders are boxes."""
+    for axis, (length, offset, stride, extent) in enumerate(zip(grid.view, grid.offset, grid.stride, grid.extent, strict=True)):
+        places = values.shape[2 + axis]
+        starts = torch.arange(places, device=values.device) * stride + (offset - extent / 2)
+        pixels = torch.arange(length, device=values.device)[:, None] + 0.5
+        covered = ((pixels > starts) & (pixels < starts + extent)).to(values.dtype)
+        covered = covered / covered.sum(1, keepdim=True).clamp(min=1)
+        values = torch.movedim(torch.movedim(values, 2 + axis, -1) @ covered.T, -1, 2 + axis)
+    return values
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """A signed picture `(N, C, *spatial)` from deconvnet or guided backpropagation: no heat map, so nothing boxes it."""
+
+    values: Tensor
+    views: tuple[View | None, ...]
+    method: str
+    target: str
+
+
+@dataclass(frozen=True)
+class Localization:
+    """One class of one picture: where it is and how sure. `rank` counts from 1; `layer` is where the map was taken."""
+
+    path: str
+    rank: int
+    class_index: int
+    class_id: str
+    class_name: str
+    probability: float
+    logit: float
+    boxes: tuple[ScoredBox, ...]
+    status: Status
+    map_method: str
+    box_rule: str
+    threshold: float | None
+    layer: str | None = None
