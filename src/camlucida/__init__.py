@@ -1,0 +1,63 @@
+"""camlucida shows what a convolutional network sees in a picture, where it sees it, and how far that may be trusted."""
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+# Public name → where it lives. Names are looked up when first used, so that importing camlucida does not import torch.
+_PUBLIC = {
+    "load": "camlucida.networks.catalogue",
+    "wrap": "camlucida.networks.catalogue",
+    "Network": "camlucida.networks.network",
+    "Card": "camlucida.networks.cards",
+    "localize": "camlucida.pipeline",
+    "CAM": "camlucida.maps.cam",
+    "GradCAM": "camlucida.maps.grad_cam",
+    "Occlusion": "camlucida.maps.occlusion",
+    "FractionOfMax": "camlucida.boxes",
+    "Quantile": "camlucida.boxes",
+    "FixedLevel": "camlucida.boxes",
+    "TightLoose": "camlucida.boxes",
+    "ClassTarget": "camlucida.targets",
+    "ProbabilityTarget": "camlucida.targets",
+    "MarginTarget": "camlucida.targets",
+    "BinaryTarget": "camlucida.targets",
+    "RegressionTarget": "camlucida.targets",
+    "UnitTarget": "camlucida.targets",
+    "RegionTarget": "camlucida.targets",
+    "CallableTarget": "camlucida.targets",
+    "Size": "camlucida.values",
+    "Box": "camlucida.values",
+    "ScoredBox": "camlucida.values",
+    "View": "camlucida.values",
+    "Batch": "camlucida.values",
+    "Label": "camlucida.values",
+    "Prediction": "camlucida.values",
+    "Grid": "camlucida.values",
+    "HeatMaps": "camlucida.values",
+    "Reconstruction": "camlucida.values",
+    "Localization": "camlucida.values",
+    "CamlucidaError": "camlucida.errors",
+    "UsageError": "camlucida.errors",
+    "InputError": "camlucida.errors",
+    "NetworkError": "camlucida.errors",
+    "TargetError": "camlucida.errors",
+    "LayerError": "camlucida.errors",
+    "UnsupportedError": "camlucida.errors",
+}
+_MODULES = ("boxes", "evaluate", "images", "maps", "metrics", "networks", "render", "report", "train")
+
+__all__ = ["__version__", *_PUBLIC, *_MODULES]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(importlib.import_module(_PUBLIC[name]), name)
+    if name in _MODULES:
+        return importlib.import_module(f"camlucida.{name}")
+    raise AttributeError(f"module 'camlucida' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,103 @@
+"""One component tree gives exactly what thresholding again and again gives."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
+
+from camlucida.boxes import FractionOfMax, at_thresholds
+from camlucida.boxes.component_tree import sweep
+from camlucida.errors import UsageError
+from camlucida.values import Grid, HeatMaps, Size, View
+from oracles.boxes import loop_over_thresholds
+
+SHAPES = [(1, 1), (1, 2), (2, 1), (2, 2), (1, 9), (8, 1), (2, 3), (3, 2), (3, 3), (4, 7), (6, 5), (9, 8)]
+
+
+def maps_of(shape):
+    """Small maps with many ties, or with hardly any."""
+    count = shape[0] * shape[1]
+    ties = st.lists(st.integers(-1, 4), min_size=count, max_size=count)
+    loose = st.lists(st.floats(-2, 3, width=32), min_size=count, max_size=count)
+    return (ties | loose).map(lambda cells: np.array(cells, np.float32).reshape(shape))
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    st.sampled_from(SHAPES).flatmap(maps_of),
+    st.lists(st.sampled_from([0, 0.2, 0.25, 0.3, 0.5, 0.75, 1.0]) | st.floats(0, 1), max_size=9),
+    st.sampled_from([4, 8]),
+    st.booleans(),
+)
+@example(np.array([[1, 0], [0, 1]], np.float32), [0.0, 0.5], 4, False)
+@example(np.array([[1, 0], [0, 1]], np.float32), [0.0, 0.5], 8, False)
+@example(np.full((3, 3), np.nan, np.float32), [0.5], 8, False)
+def test_equals_the_loop(heat, thresholds, connectivity, normalise):
+    found = sweep(heat, Size(*heat.shape), thresholds, connectivity, normalise)
+    expected = loop_over_thresholds(heat, thresholds, connectivity, normalise)
+    assert found.shape == (len(thresholds), 4)
+    assert found.dtype == np.float64
+    assert found.tolist() == [list(map(float, box)) for box in expected]
+
+
+@pytest.mark.parametrize("connectivity", [4, 8])
+@pytest.mark.parametrize("kind", ["smooth", "noise", "waves", "ties", "spiral"])
+def test_equals_the_rule_on_larger_maps(kind, connectivity):
+    generator = np.random.default_rng(7)
+    heat = generator.standard_normal((37, 52)).astype(np.float32)
+    if kind == "smooth":
+        heat = ndimage.zoom(heat[:5, :7], (37 / 5, 52 / 7), order=1)
+    elif kind == "waves":
+        heat = np.sin(np.arange(52) / 2)[None] * np.cos(np.arange(37) / 3)[:, None] + 0.01 * heat
+    elif kind == "ties":
+        heat = np.floor(heat * 2)
+    elif kind == "spiral":  # one long thin climb
+        heat = np.zeros((37, 52), np.float32)
+        heat[::2] = 1
+        heat[1::4, -1] = heat[3::4, 0] = 1
+        heat *= 1 + np.arange(heat.size).reshape(heat.shape) / heat.size
+    thresholds = generator.permutation(np.linspace(0, 1, 60))
+    size = Size(74, 156)
+    for normalise in (False, True):
+        found = sweep(heat, size, thresholds, connectivity, normalise)
+        rules = [FractionOfMax(float(t), "largest", connectivity, normalise) for t in thresholds]
+        assert found.tolist() == [list(rule.on_map(heat, size)[0].box.corners) for rule in rules]
+
+
+def test_by_hand():
+    heat = np.array([[1, 3, 1, 0, 2], [0, 1, 0, 0, 2], [0, 0, 0, 0, 2], [4, 0, 0, 0, 0]], np.float32)
+    # Above 0: the cross of 4; above 1: the column of 3; above 2: two lone pixels, the upper one first; above
+    # 4: none.
+    found = sweep(heat, Size(8, 5), [0.5, 0.0, 0.25, 1.0, 0.9])
+    assert found.tolist() == [[1, 0, 2, 2], [0, 0, 3, 4], [4, 0, 5, 6], [0, 0, 5, 8], [0, 6, 1, 8]]
+
+
+def test_maps_of_several_pictures():
+    generator = np.random.default_rng(3)
+    values = torch.from_numpy(generator.standard_normal((2, 3, 4, 5)).astype(np.float32))
+    views = (View.whole(Size(33, 47), Size(32, 40)), View.whole(Size(50, 21), Size(32, 40), flip=True))
+    maps = HeatMaps(
+        values, None, values.amax((2, 3)), Grid((32, 40), (4, 4), (8, 8), (8, 8)), views, "by hand", "nothing"
+    )
+    thresholds = [0.7, 0.1, 0.4]
+    found = at_thresholds(maps, thresholds, connectivity=4)
+    assert [boxes.shape for boxes in found] == [(3, 3, 4), (3, 3, 4)]
+    for i, threshold in enumerate(thresholds):
+        for boxes, rows in zip(found, FractionOfMax(threshold, connectivity=4)(maps), strict=True):
+            assert boxes[:, i].tolist() == [list(row[0].box.corners) for row in rows]
+    assert not np.array_equal(found[0], at_thresholds(maps, thresholds, normalise=True)[0])
+
+
+@pytest.mark.parametrize("thresholds", [[0.2, 1.5], [-0.1], [float("nan")], 0.2, [[0.2]]])
+def test_thresholds_are_shares(thresholds):
+    with pytest.raises(UsageError, match="0 to 1"):
+        sweep(np.eye(3), Size(3, 3), thresholds)
+
+
+def test_connectivity_is_four_or_eight():
+    with pytest.raises(UsageError, match=r"8 \| 4"):
+        sweep(np.eye(3), Size(3, 3), [0.2], connectivity=6)
