@@ -1,0 +1,1 @@
+"""Networks: built, loaded, wrapped; their cards and what they are made of."""

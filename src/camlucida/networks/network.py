@@ -1,0 +1,147 @@
+"""`Network`: a module with its card; logits for pixels, and what the module is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from camlucida import taps
+from camlucida.errors import InputError, LayerError, NetworkError, nearest
+from camlucida.images.read import read_picture
+from camlucida.networks import structure
+from camlucida.networks.cards import Card
+from camlucida.networks.structure import Layer, Structure
+from camlucida.taps import Point, Run
+from camlucida.values import Batch, Prediction, Size
+
+AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+WHOLE = {"32-true": torch.float32, "64-true": torch.float64, "bf16-true": torch.bfloat16, "16-true": torch.float16}
+PRECISIONS = (*WHOLE, *AUTOCAST)
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """`net(pixels (N, C, *spatial)) → logits (N, C)`. `layer`: where Grad-CAM looks, instead of the layer found by itself."""
+
+    module: nn.Module
+    card: Card = field(default_factory=Card)
+    layer: str | None = None
+    precision: str = "32-true"
+    _structures: dict = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise NetworkError("precision", got=repr(self.precision), do=nearest(self.precision, PRECISIONS))
+
+    @property
+    def device(self) -> torch.device:
+        return next((t.device for t in [*self.module.parameters(), *self.module.buffers()]), torch.device("cpu"))
+
+    def __call__(self, batch_or_pixels: Batch | Tensor) -> Tensor:
+        """Logits `(N, C)` float32; the module comes back as it was."""
+        with taps.borrowed(self.module):
+            return logits_of(self.forward(Batch.of(batch_or_pixels).pixels)).float()
+
+    def forward(self, pixels: Tensor) -> Any:
+        """The module's own output for pixels, on its device and in its precision, in whatever mode it is."""
+        parameter = next(self.module.parameters(), None)
+        dtype = parameter.dtype if parameter is not None and parameter.is_floating_point() else pixels.dtype
+        pixels = pixels.to(self.device, dtype)
+        mixed = AUTOCAST.get(self.precision)
+        with torch.autocast(self.device.type, mixed) if mixed else nullcontext():
+            return self.module(pixels)
+
+    def predict(self, batch: Batch | Tensor, top: int = 5) -> Prediction:
+        """The `top` classes of each picture with their labels."""
+        batch = Batch.of(batch)
+        logits = self(batch)
+        probabilities = self.probabilities(logits)
+        classes = logits.argsort(dim=1, descending=True, stable=True)[:, : min(top, logits.shape[1])]
+        labels = tuple(tuple(self.card.label(c) for c in row) for row in classes.tolist())
+        return Prediction(logits, probabilities, classes, labels, batch.views)
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Logits through the card's activation."""
+        return {"softmax": lambda x: x.softmax(1), "sigmoid": torch.sigmoid, "none": lambda x: x}[self.card.activation](logits)
+
+    def preprocess(self, images: Any, *, view: str = "card") -> Batch:
+        """Paths, PIL pictures, arrays or tensors (one, or several that give one shape) → Batch. `view`: `card` or `whole`."""
+        if isinstance(images, (str, Path, bytes, Image.Image)) or not isinstance(images, Iterable) or getattr(images, "ndim", 4) < 4:
+            images = [images]
+        shape = self.card.preprocessing
+        pixels, views = [], []
+        for image in images:
+            picture = read_picture(image, shape.mean_colour)
+            views.append(shape.view(Size(picture.height, picture.width), view))
+            pixels.append(shape.pixels(picture, views[-1]))
+        if len({p.shape for p in pixels}) != 1:
+            got = sorted({tuple(p.shape[1:]) for p in pixels})
+            raise InputError("preprocess makes one batch of one shape", got=got or "no picture", do="preprocess pictures of other shapes apart")
+        return Batch(shape.normalise(torch.stack(pixels)).to(self.device), tuple(views))
+
+    def structure(self, pixels: Tensor) -> Structure:
+        """Layers and head, from one run on the first picture; kept per input shape and parameter versions."""
+        key = (tuple(pixels.shape[1:]), tuple(p._version for p in self.module.parameters()))
+        if key not in self._structures:
+            with taps.borrowed(self.module):
+                trace = taps.trace(self.module, self.forward, pixels[:1])
+                self._structures[key] = structure.read(trace, logits_of(trace.output))
+        return self._structures[key]
+
+    def layers(self, pixels: Tensor | None = None) -> tuple[Layer, ...]:
+        """The spatial layers in the order they run, for `pixels` or a blank picture of the card's size."""
+        if pixels is None:
+            shape = self.card.preprocessing
+            side = shape.crop or shape.size
+            pixels = torch.zeros(1, len(shape.channels), side, side)
+        return self.structure(pixels).layers
+
+    def find_layer(self, layer: str | nn.Module | None, pixels: Tensor) -> Layer:
+        """A layer by name (`name#2`: its second call) or module; None: the tensor before pooling, or the last spatial one.
+
+        Raises LayerError for one that does not exist, has no cells, or runs several times without saying which.
+        """
+        found = self.structure(pixels)
+        layer = layer if layer is not None else self.layer
+        if layer is None:
+            if found.features is None:
+                raise LayerError("no spatial layer was found", do="name one: net.layers() lists what ran")
+            return found.features
+        if isinstance(layer, nn.Module):
+            names = [n for n, m in self.module.named_modules() if m is layer]
+            if not names:
+                raise LayerError(f"the given {type(layer).__name__} is not part of this network")
+            layer = names[0]
+        matches = [one for one in found.layers if one.name == layer]
+        calls = [one.name for one in found.layers if one.point.name == layer]
+        if len(calls) > 1 and "#" not in layer:
+            raise LayerError(f"layer {layer!r} runs {len(calls)} times", allowed=", ".join([f"{layer}#1", *calls[1:]]))
+        matches = matches or [one for one in found.layers if f"{one.point.name}#{one.point.call + 1}" == layer]
+        if matches:
+            return matches[0]
+        if layer in dict(self.module.named_modules()):
+            raise LayerError(f"layer {layer!r} has no spatial extent or did not run", do=f"live: {', '.join(one.name for one in found.layers[-5:])}")
+        raise LayerError(f"layer {layer!r} does not exist", do=nearest(layer, [one.name for one in found.layers]))
+
+    def run(self, pixels: Tensor, points: Iterable[Point], gradient_at: Point | None = None) -> Run:
+        """One tapped forward pass; call inside `taps.borrowed(net.module)`."""
+        return taps.run(self.module, self.forward, pixels, tuple(points), gradient_at)
+
+
+def logits_of(output: Any) -> Tensor:
+    """The logits in a module's output: a tensor `(N, C)`, `{"logits": …}` or `.logits`."""
+    if isinstance(output, dict) and "logits" in output:
+        output = output["logits"]
+    elif not isinstance(output, Tensor) and hasattr(output, "logits"):
+        output = output.logits
+    if not isinstance(output, Tensor) or output.ndim != 2:
+        got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise NetworkError("the module's output", got=got, allowed="logits (N, C), {'logits': …} or .logits", do="wrap the module in one that returns logits")
+    return output

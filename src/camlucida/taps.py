@@ -1,0 +1,220 @@
+"""The only file that reaches into a running module. Whatever it attaches, switches or draws is put back, always."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from camlucida.errors import LayerError, nearest
+
+
+@dataclass(frozen=True)
+class Point:
+    """A place in a running network: the output of a module, or the first input of a functional operation (which no
+    module hook can see). `call` counts from 0, because a module or function may run several times."""
+
+    name: str
+    call: int = 0
+    of: str = "module"  # or "function"
+
+    def __str__(self) -> str:
+        count = f"#{self.call + 1}" if self.call else ""
+        return f"{self.name}{count}" if self.of == "module" else f"input of {self.name}{count}"
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one forward pass gave: the module's own output and the tensors at the tapped points."""
+
+    output: Any
+    tapped: dict[Point, Tensor]
+
+
+@contextmanager
+def borrowed(module: nn.Module) -> Iterator[None]:
+    """The module in eval mode, gradients off, outside inference mode; afterwards modes and random state are as before."""
+    modes = [(m, m.training) for m in module.modules()]
+    devices = sorted({p.device.index or 0 for p in module.parameters() if p.device.type == "cuda"})
+    with torch.random.fork_rng(devices), torch.inference_mode(False), torch.no_grad():
+        try:
+            for m, _ in modes:
+                m.training = False
+            yield
+        finally:
+            for m, training in modes:
+                m.training = training
+
+
+@contextmanager
+def watched(module: nn.Module, points: Sequence[Point], gradient_at: Point | None = None) -> Iterator[dict[Point, Tensor]]:
+    """Inside, a forward pass fills the yielded dict with the tensor at each point.
+
+    The captured tensor is a snapshot: downstream gets a clone, so that an in-place operation cannot rewrite it. At
+    `gradient_at` the trunk ends: the tensor is cut off, made a leaf that needs gradient, and gradients are switched on
+    for what follows; the trunk itself runs without a graph.
+    """
+    tapped: dict[Point, Tensor] = {}
+
+    def capture(point: Point, value: Any) -> Tensor:
+        if not isinstance(value, Tensor):
+            raise LayerError(f"layer {point}", got=f"an output of type {type(value).__name__}", allowed="layers whose output is one tensor")
+        if point == gradient_at:
+            value = value.detach()
+            torch.set_grad_enabled(True)
+            value.requires_grad_()
+        tapped[point] = value
+        return value.clone()
+
+    with ExitStack() as stack:
+        functions = [p for p in points if p.of == "function"]
+        for name in {p.name for p in points if p.of == "module"}:
+            hook = _module_hook({p.call: p for p in points if p.name == name and p.of == "module"}, capture)
+            stack.callback(_submodule(module, name).register_forward_hook(hook).remove)
+        if functions:
+            stack.enter_context(_FunctionTap({(p.name, p.call): p for p in functions}, capture))
+        yield tapped
+
+
+def _module_hook(points: dict[int, Point], capture: Callable[[Point, Any], Tensor]) -> Callable:
+    calls = Counter[None]()
+
+    def hook(module: nn.Module, inputs: Any, output: Any) -> Tensor | None:
+        call = calls[None]
+        calls[None] += 1
+        return capture(points[call], output) if call in points else None
+
+    return hook
+
+
+class _FunctionTap(TorchFunctionMode):
+    def __init__(self, points: dict[tuple[str, int], Point], capture: Callable[[Point, Any], Tensor]) -> None:
+        super().__init__()
+        self.points, self.capture = points, capture
+        self.names = {name for name, _ in points}
+        self.calls = Counter[str]()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = getattr(func, "__name__", "")
+        if name in self.names:
+            point = self.points.get((name, self.calls[name]))
+            self.calls[name] += 1
+            if point is not None:
+                args = (self.capture(point, args[0]), *args[1:])
+        return func(*args, **(kwargs or {}))
+
+
+def run(module: nn.Module, forward: Callable[[Tensor], Any], pixels: Tensor, points: Sequence[Point], gradient_at: Point | None = None) -> Run:
+    """One forward pass with the tensors at `points`. Call it inside `borrowed`; raises LayerError if a point is not reached."""
+    if pixels.is_inference():
+        pixels = pixels.clone()
+    with watched(module, points, gradient_at) as tapped:
+        output = forward(pixels)
+    for point in points:
+        if point not in tapped:
+            raise LayerError(f"layer {point} did not run", do="net.layers() lists the layers that run")
+    return Run(output, tapped)
+
+
+def _submodule(module: nn.Module, name: str) -> nn.Module:
+    modules = dict(module.named_modules())
+    if name not in modules:
+        raise LayerError(f"layer {name!r} does not exist", do=nearest(name, [n for n in modules if n]))
+    return modules[name]
+
+
+# --- one run, recorded -------------------------------------------------------------------------------------------------
+
+Value = tuple[int, int]  # identity and version of a tensor: in-place operations make a new value of the same tensor
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One functional operation of a run: name, how often it had run before, arguments, and the values in and out."""
+
+    name: str
+    call: int
+    args: tuple
+    kwargs: dict
+    inputs: tuple[Value, ...]
+    output: Value
+    shape: tuple[int, ...]
+
+
+@dataclass
+class Trace:
+    """What happened in one forward pass, in order. `modules`: output value and shape per module call."""
+
+    operations: list[Operation] = field(default_factory=list)
+    modules: dict[Point, tuple[Value, tuple[int, ...]]] = field(default_factory=dict)
+    input: Value = (0, 0)
+    output: Any = None
+    alive: list[Tensor] = field(default_factory=list, repr=False)  # keeps identities unique
+
+    def value(self, tensor: Tensor) -> Value:
+        self.alive.append(tensor)
+        return (id(tensor), tensor._version)
+
+
+def trace(module: nn.Module, forward: Callable[[Tensor], Any], pixels: Tensor) -> Trace:
+    """Records one forward pass over `pixels`. Call it inside `borrowed`."""
+    if pixels.is_inference():
+        pixels = pixels.clone()
+    record = Trace()
+    record.input = record.value(pixels)
+    calls = Counter[str]()
+
+    def hook_for(name: str) -> Callable:
+        def hook(m: nn.Module, inputs: Any, output: Any) -> None:
+            if isinstance(output, Tensor):
+                record.modules[Point(name, calls[name])] = (record.value(output), tuple(output.shape))
+            calls[name] += 1
+
+        return hook
+
+    with ExitStack() as stack:
+        for name, m in module.named_modules():
+            if name:
+                stack.callback(m.register_forward_hook(hook_for(name)).remove)
+        stack.enter_context(_Recorder(record))
+        record.output = forward(pixels)
+    return record
+
+
+class _Recorder(TorchFunctionMode):
+    def __init__(self, record: Trace) -> None:
+        super().__init__()
+        self.record = record
+        self.calls = Counter[str]()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        if name == "__get__":  # an attribute such as .shape
+            return func(*args, **kwargs)
+        call = self.calls[name]
+        self.calls[name] += 1
+        inputs = tuple(self.record.value(t) for t in _tensors((args, kwargs)))
+        output = func(*args, **kwargs)
+        for tensor in _tensors(output):
+            value = self.record.value(tensor)
+            if value not in inputs:
+                self.record.operations.append(Operation(name, call, args, kwargs, inputs, value, tuple(tensor.shape)))
+        return output
+
+
+def _tensors(tree: Any) -> Iterator[Tensor]:
+    if isinstance(tree, Tensor):
+        yield tree
+    elif isinstance(tree, (tuple, list)):
+        for branch in tree:
+            yield from _tensors(branch)
+    elif isinstance(tree, dict):
+        for branch in tree.values():
+            yield from _tensors(branch)

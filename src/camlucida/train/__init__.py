@@ -1,0 +1,1 @@
+"""Training: a recipe, a loop that yields events, checkpoints that resume exactly."""
