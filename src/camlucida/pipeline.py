@@ -2,20 +2,63 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
+from camlucida import maps, specs
+from camlucida.boxes import RULES, rule
+from camlucida.boxes.component_tree import sweep
+from camlucida.boxes.from_map import MAX_SIDE, Rule
+from camlucida.errors import InputError
+from camlucida.images import sources
+from camlucida.images.read import read_picture
 from camlucida.images.sources import Source
-from camlucida.values import Box, Localization
+from camlucida.maps.catalogue import Method, for_network
+from camlucida.maps.merge import Views, merge
+from camlucida.networks.network import Network
+from camlucida.targets import ClassTarget
+from camlucida.values import Batch, Box, HeatMaps, Localization, Size, View
+
+THRESHOLDS = np.arange(100) / 100  # of the page's slider and of the evaluation's curve
+SWEEP_SIDE = 256  # the swept boxes are read off maps of at most this many samples a side: they are for looking
+GRID_SIDE = 64  # the same for the grids of merged maps that the page draws
+KEPT_PIXELS = 2_000_000  # a larger picture is read again when it is drawn, rather than kept
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How pictures are localized: everything but the pictures."""
+
+    network: Network
+    method: Method | None  # None: CAM where the head allows it, else Grad-CAM
+    rule: Rule
+    views: Views
+    top: int = 5
+
+    @property
+    def method_name(self) -> str:
+        return specs.describe(self.method, maps.METHODS) if self.method is not None else "auto"
+
+    @property
+    def rule_name(self) -> str:
+        return specs.describe(self.rule, RULES)
 
 
 @dataclass(frozen=True)
 class Seen:
     """All that was found in one picture. `maps (K, h, w)`: raw maps of the K localized classes, their grid laid over the
-    whole picture; `sweep (K, T, 4)`: the box of each class at each of `thresholds (T,)` (shares of the map's maximum)."""
+    whole picture; `sweep (K, T, 4)`: the box of each class at each of `thresholds (T,)` (shares of the map's maximum);
+    `probabilities (C,)` of all classes."""
 
     source: Source
     picture: Image.Image
@@ -24,6 +67,7 @@ class Seen:
     thresholds: NDArray[np.float64]
     sweep: NDArray[np.float64]
     truth: tuple[Box, ...] = ()
+    probabilities: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -32,3 +76,176 @@ class Rejected:
 
     source: Source
     reason: str
+
+
+def plan(net: Network, *, top: int = 5, method: Any = "auto", boxes: Any = "auto", views: Any = 1) -> Plan:
+    """Resolves names: `auto` is what the network's card was tuned to; specs such as `occlusion:patch=16`,
+    `fraction-of-max:threshold=0.3`, `flip+1+1.5`; or the objects themselves. Raises UsageError."""
+    tuned = net.card.localization
+    method = tuned.method if method == "auto" else method
+    chosen = maps.method(method) if isinstance(method, str) and method != "auto" else None if method == "auto" else method
+    boxes = tuned.boxes if isinstance(boxes, str) and boxes == "auto" else boxes
+    views = tuned.views if isinstance(views, str) and views == "auto" else views
+    return Plan(net, chosen, rule(boxes) if isinstance(boxes, str) else boxes, Views.of(views), top)
+
+
+def localize(net: Network, images: Any, *, top: int = 5, method: Any = "auto", boxes: Any = "auto", views: Any = 1) -> Iterator[tuple[Localization, ...]]:
+    """For each picture its `top` classes with their boxes, best first; streams. `images`: a path, folder, glob, archive or
+    manifest, a PIL picture, array or tensor, or several of them. Raises InputError at a picture that cannot be used."""
+    chosen = plan(net, top=top, method=method, boxes=boxes, views=views)
+    for part in _parts(images, 32):
+        for seen in look(chosen, part, sweeping=False):
+            if isinstance(seen, Rejected):
+                raise InputError(f"{seen.source.name}: {seen.reason}")
+            yield seen.found
+
+
+def look(
+    chosen: Plan,
+    part: Sequence[Source | Any],
+    *,
+    batch: int = 32,
+    workers: int = 2,
+    classes: Sequence[int] | None = None,
+    truth: Sequence[tuple[Box, ...]] | None = None,
+    sweeping: bool = True,
+) -> Iterator[Seen | Rejected]:
+    """Localizes one part of a run, in order. Pictures that the network sees at one shape share batches, in an order that
+    the part alone fixes. `classes`: localize this class of each picture instead of the predicted ones."""
+    with ThreadPoolExecutor(max(workers, 1)) as pool:
+        read = list(pool.map(lambda source: _read(chosen, source), part))
+    groups: dict[tuple, list[int]] = defaultdict(list)
+    for i, one in enumerate(read):
+        if not isinstance(one, Rejected):
+            groups[tuple(tuple(p.shape) for p in one.pixels)].append(i)
+    results: dict[int, _Mapped] = {}
+    for members in groups.values():
+        for start in range(0, len(members), batch):
+            chunk = members[start : start + batch]
+            wanted = None if classes is None else [classes[i] for i in chunk]
+            for i, mapped in zip(chunk, _map(chosen, [read[i] for i in chunk], wanted), strict=True):  # type: ignore[misc]
+                results[i] = mapped
+    for i, one in enumerate(read):
+        if isinstance(one, Rejected):
+            yield one
+            continue
+        try:
+            picture = one.picture or read_picture(_payload(one.source), chosen.network.card.preprocessing.mean_colour)
+        except InputError as error:  # it was there a moment ago
+            yield Rejected(one.source, str(error))
+            continue
+        yield _found(chosen, one, results.pop(i), picture, truth[i] if truth else (), sweeping)
+
+
+@dataclass(frozen=True)
+class _Read:
+    source: Source
+    size: Size
+    picture: Image.Image | None
+    pixels: tuple[Tensor, ...]  # uint8, one per view
+    views: tuple[View, ...]
+
+
+@dataclass(frozen=True)
+class _Mapped:
+    probabilities: NDArray[np.float32]
+    logits: NDArray[np.float32]
+    classes: list[int]
+    status: tuple[str, ...]
+    grid: NDArray[np.float32]
+    heat: tuple[NDArray[np.float32], ...]  # (K, H, W) in source pixels: for the rule, and for the sweep
+    method: str
+    layer: str | None
+
+
+def _read(chosen: Plan, source: Source | Any) -> _Read | Rejected:
+    shape = chosen.network.card.preprocessing
+    named = source if isinstance(source, Source) else _Given(source)
+    try:
+        picture = read_picture(_payload(named), shape.mean_colour)
+    except InputError as error:
+        return Rejected(named, str(error))
+    size = Size(picture.height, picture.width)
+    views = tuple(shape.view(size, "whole", zoom, flip) for zoom, flip in chosen.views.each)
+    pixels = tuple(shape.pixels(picture, view) for view in views)
+    return _Read(named, size, picture if size.height * size.width <= KEPT_PIXELS else None, pixels, views)
+
+
+def _map(chosen: Plan, pictures: Sequence[_Read], wanted: Sequence[int] | None) -> list[_Mapped]:
+    """Maps of one batch: one pass per view; several views need one more each, to agree on the classes first."""
+    net = chosen.network
+    batches = [
+        Batch(net.card.preprocessing.normalise(torch.stack([p.pixels[v] for p in pictures])).to(net.device), tuple(p.views[v] for p in pictures))
+        for v in range(len(chosen.views.each))
+    ]
+    method = chosen.method or for_network(net, batches[0])
+    many = len(batches) > 1
+    probabilities = logits = None
+    if many:
+        each = [net(b) for b in batches]
+        logits = torch.stack(each).mean(0)
+        probabilities = torch.stack([net.probabilities(one) for one in each]).mean(0)
+    if wanted is not None:
+        target = ClassTarget(list(wanted))
+    elif probabilities is not None:
+        target = ClassTarget(ClassTarget.top(min(chosen.top, probabilities.shape[1])).classes(probabilities))
+    else:
+        target = ClassTarget.top(chosen.top) if net.card.labels == () or len(net.card.labels) >= chosen.top else ClassTarget.all()
+    made: list[HeatMaps] = [method(net, b, target) for b in batches]
+    if logits is None or probabilities is None:
+        logits = made[0].logits if made[0].logits is not None else net(batches[0])
+        probabilities = net.probabilities(logits)
+    first = made[0]
+    assert first.classes is not None
+    for_rule = merge(made, MAX_SIDE)
+    for_sweep = for_rule if max(p.size.height for p in pictures) <= SWEEP_SIDE and max(p.size.width for p in pictures) <= SWEEP_SIDE else merge(made, SWEEP_SIDE)
+    plain = not many and first.grid.kind == "features"
+    grids = list(first.values) if plain else list(merge(made, GRID_SIDE))
+    rows = zip(probabilities, logits, first.classes, first.status, grids, for_rule, for_sweep, strict=True)
+    return [
+        _Mapped(p.cpu().numpy(), z.cpu().numpy(), c.tolist(), s, g.cpu().numpy(), (a.cpu().numpy(), b.cpu().numpy()), specs.describe(method, maps.METHODS), first.layer)
+        for p, z, c, s, g, a, b in rows
+    ]  # fmt: skip
+
+
+def _found(chosen: Plan, one: _Read, mapped: _Mapped, picture: Image.Image, truth: tuple[Box, ...], sweeping: bool) -> Seen:
+    found = []
+    for rank, (index, status, heat) in enumerate(zip(mapped.classes, mapped.status, mapped.heat[0], strict=True), 1):
+        boxes = chosen.rule.on_map(heat, one.size)
+        label = chosen.network.card.label(index)
+        word: Any = "whole-picture" if status == "ok" and boxes[0].whole else status
+        found.append(
+            Localization(
+                one.source.name, rank, index, label.id, label.name, float(mapped.probabilities[index]), float(mapped.logits[index]),
+                boxes, word, mapped.method, chosen.rule_name, chosen.rule.level, mapped.layer,
+            )  # fmt: skip
+        )
+    swept = np.stack([sweep(heat, one.size, THRESHOLDS) for heat in mapped.heat[1]]) if sweeping else np.zeros((len(found), 0, 4))
+    return Seen(one.source, picture, tuple(found), mapped.grid, THRESHOLDS if sweeping else THRESHOLDS[:0], swept, truth, mapped.probabilities)
+
+
+class _Given(Source):
+    """A picture handed over in memory."""
+
+    def __init__(self, payload: Any) -> None:
+        super().__init__("<picture in memory>", "picture", "")
+        object.__setattr__(self, "payload", payload)
+
+
+def _payload(source: Source) -> Any:
+    return source.payload if isinstance(source, _Given) else source.read()
+
+
+def _parts(images: Any, size: int) -> Iterator[list[Any]]:
+    """Inputs in slices: paths are expanded into the pictures below them, other things are pictures themselves."""
+    if isinstance(images, (str, Path, bytes, Image.Image)) or not isinstance(images, Iterable) or getattr(images, "ndim", 4) < 4:
+        images = [images]
+    part: list[Any] = []
+    for image in images:
+        for one in sources.expand([image]).sources if isinstance(image, (str, Path)) else [image]:
+            part.append(one)
+            if len(part) == size:
+                yield part
+                part = []
+    if part:
+        yield part

@@ -219,7 +219,8 @@ class Grid:
 @dataclass(frozen=True)
 class HeatMaps:
     """Raw maps `values (N, K, *grid)` float32, unscaled, signed wherever the formula is, on the device they were made
-    on. `classes (N, K)` or None; `scores (N, K)`: the scalar explained; `target`: what was explained, in words."""
+    on. `classes (N, K)` or None; `scores (N, K)`: the scalar explained; `target`: what was explained, in words;
+    `logits (N, C)`: the network's output in the same pass, where it is logits."""
 
     values: Tensor
     classes: Tensor | None
@@ -230,6 +231,7 @@ class HeatMaps:
     target: str
     layer: str | None = None
     seed: int | None = None
+    logits: Tensor | None = field(default=None, repr=False)
     no_gradient: Tensor | None = field(default=None, repr=False)
 
     @cached_property

@@ -13,12 +13,14 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from camlucida.errors import InputError
 
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "GIF")
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
 MAX_PIXELS = 89_478_485  # Pillow's own line between a large picture and a decompression bomb
 MEAN_COLOUR = (124, 116, 104)  # of ImageNet; transparent pixels show it unless the network's card has another
 
 RGB = tuple[int, int, int]
+
+Image.init()  # the decoders of FORMATS; Pillow itself knows fewer until a first picture fails
 
 
 def read_picture(source: Any, background: RGB = MEAN_COLOUR, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -64,7 +66,7 @@ def decode(data: bytes, background: RGB = MEAN_COLOUR, max_pixels: int = MAX_PIX
     except InputError:
         raise
     except UnidentifiedImageError:
-        raise InputError("not a picture", allowed=", ".join(f for f in FORMATS if f != "MPO")) from None
+        raise InputError("not a picture", allowed=", ".join(FORMATS)) from None
     except Image.DecompressionBombError as error:
         raise InputError(f"decompression bomb: {error}") from error
     except Exception as error:  # decoders fail in many ways; each becomes this picture's reason

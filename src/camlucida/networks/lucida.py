@@ -24,7 +24,7 @@ class Block(nn.Module):
         self.path: nn.Module = nn.Identity()
         if stride != 1 or inputs != outputs:
             self.path = nn.Sequential(
-                nn.AvgPool2d(stride) if stride > 1 else nn.Identity(), nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs)
+                nn.AvgPool2d(stride, ceil_mode=True, count_include_pad=False) if stride > 1 else nn.Identity(), nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs)
             )
         nn.init.zeros_(self.norm2.weight)
 

@@ -18,7 +18,7 @@ from camlucida.images.augment import Augmentation
 class Recipe:
     """`size`: side of the training crops; `card_size`: shorter side the packed network's card names; `warmup`: share of
     the steps over which the rate rises; `schedule`: what it does afterwards; `average`: decay of the weights' running
-    mean, 0 = off, which is what is packed; `decay_norms`: whether biases and norms decay too."""
+    mean, 0 = off, which is what is packed; `precision`: a word of Lightning Fabric's, or `auto` (bfloat16 where the hardware has it); `decay_norms`: whether biases and norms decay too."""
 
     name: str = "recipe"
     about: str = ""
@@ -39,7 +39,7 @@ class Recipe:
     warmup: float = 0.1
     label_smoothing: float = 0.1
     average: float = 0.0
-    precision: str = "32-true"
+    precision: str = "auto"
     channels_last: bool = True
     seed: int = 0
     augmentation: Augmentation = field(default_factory=Augmentation)

@@ -1,0 +1,64 @@
+"""Class activation mapping (CAM paper, section 2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from camlucida import taps
+from camlucida.errors import LayerError, TargetError, UnsupportedError
+from camlucida.networks.network import Network
+from camlucida.targets import Bound, ClassTarget, Output, Target
+from camlucida.values import Batch, HeatMaps
+
+
+@dataclass(frozen=True)
+class CAM:
+    """M_c(x, y) = Σ_k w_ck f_k(x, y): one forward pass gives the maps of all classes; mean of the map + bias = logit.
+
+    Exact where the head is pool → linear; linearised with each picture's own mean and deviation where a layer norm lies
+    between. Takes targets that are linear in the logits. Raises UnsupportedError for any other head.
+    """
+
+    layer: str | None = None
+
+    def __call__(self, network: Network, batch: Batch | Tensor, target: Target | None = None) -> HeatMaps:
+        batch = Batch.of(batch)
+        target = target or ClassTarget.predicted()
+        found = network.structure(batch.pixels)
+        head, layer = found.head, found.features
+        if head is None or layer is None:
+            raise UnsupportedError(
+                "CAM needs a head of pooling → linear", got=f"another head on {network.card.name}",
+                do="use cl.GradCAM(), or put the head on with cl.load(…, head='gap') and train it",
+            )  # fmt: skip
+        if self.layer is not None and network.find_layer(self.layer, batch.pixels).point != layer.point:
+            raise LayerError(f"CAM at layer {self.layer!r}", allowed=f"{layer.name}, the layer before pooling", do="use cl.GradCAM(layer=…)")
+        if target.layers:
+            raise TargetError("CAM explains logits", got=f"a target inside {', '.join(target.layers)}", do="use cl.GradCAM(layer=…)")
+        with taps.borrowed(network.module):
+            run = network.run(batch.pixels, [layer.point])
+            features = run.tapped[layer.point].float().movedim(head.channel_axis, 1)
+            output = Output(run.output, {})
+            bound = target.bind(output)
+            weight, shift, _ = head.linear(features)
+            cells = features.flatten(2) + shift[..., None]
+            values = _chosen(bound, weight, len(features)) @ cells
+            scores = bound.scores(output, None).float()
+        return HeatMaps(
+            values.unflatten(2, features.shape[2:]), bound.classes, scores, found.grid(layer, tuple(batch.pixels.shape[2:])),
+            batch.views, "cam", bound.words, layer.name, logits=output.any_logits(),
+        )  # fmt: skip
+
+
+def _chosen(bound: Bound, weight: Tensor, pictures: int) -> Tensor:
+    """The weights `(N, K, channels)` of the bound scalars out of the head's `(N or 1, C, channels)`."""
+    if bound.coefficients is not None:
+        return bound.coefficients.float() @ weight
+    if bound.classes is None or bound.words.startswith("probability"):
+        raise TargetError("CAM explains what is linear in the logits", got=bound.words, do="use ClassTarget or MarginTarget, or another method")
+    if weight.shape[0] == 1:
+        return weight[0][bound.classes]
+    return torch.gather(weight, 1, bound.classes[..., None].expand(-1, -1, weight.shape[2]))
