@@ -101,8 +101,8 @@ def captioned(
             corners = [x0 * factor, y0 * factor, max(x1 * factor - 1, x0 * factor), max(y1 * factor - 1, y0 * factor)]
             draw.rectangle(corners, outline=colour, width=line)
     font = ImageFont.load_default(size=max(12, round(image.width / 32)))
-    line_height = round(font.getbbox("Ag")[3] * 1.35)  # type: ignore[union-attr]
-    lines = _wrap(caption, font, image.width - 12)
+    line_height = round(font.getbbox("Ag")[3] * 1.35)
+    lines = wrapped(caption, font, image.width - 12)
     sheet = Image.new("RGB", (image.width, image.height + line_height * (len(lines) + (bar is not None)) + 8), "white")
     sheet.paste(image, (0, 0))
     draw = ImageDraw.Draw(sheet)
@@ -114,14 +114,15 @@ def captioned(
         low, high = (f"{v:.3g}" for v in bar)
         left, right = draw.textlength(low, font=font) + 12, image.width - draw.textlength(high, font=font) - 12
         if right > left:
-            strip = np.repeat(palette(colours)[None], 2, axis=0)
+            strip = np.repeat(_bar_colours(*bar, colours)[None], 2, axis=0)
             sheet.paste(Image.fromarray(strip).resize((int(right - left), int(line_height * 0.6))), (int(left), int(y + line_height * 0.15)))
         draw.text((6, y), low, fill="black", font=font)
         draw.text((right + 6, y), high, fill="black", font=font)
     return sheet
 
 
-def _wrap(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: int) -> list[str]:
+def wrapped(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: float) -> list[str]:
+    """Text broken at its spaces into lines of at most `width` pixels."""
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
@@ -130,6 +131,13 @@ def _wrap(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: 
         else:
             lines.append(word)
     return lines
+
+
+def _bar_colours(low: float, high: float, colours: str) -> NDArray[np.uint8]:
+    """Colours `(256, 3)` along a bar from `low` to `high`, as `overlay` paints them: all below zero is the coldest."""
+    if colours == "signed" or not low < 0 < high:
+        return palette(colours)
+    return colourise(np.linspace(low, high, 256)[None] / high, colours)[0]
 
 
 def side_by_side(images: Sequence[Image.Image], gap: int = 8) -> Image.Image:

@@ -53,7 +53,7 @@ class TrainingPictures(Dataset[Item]):
             picture = read_picture(example.source.read())
         except InputError as error:
             return index, f"{example.source.name}: {error}", example.label
-        view = random_view(rng, Size(picture.height, picture.width), self.recipe.size, self.recipe.augmentation)
+        view = random_view(rng, Size(picture.height, picture.width), self.recipe.size_at(epoch), self.recipe.augmentation)
         pixels = colour_shift(rng, np.asarray(view.show(picture)), self.recipe.augmentation)
         return index, torch.from_numpy(np.moveaxis(pixels, -1, 0).copy()), example.label
 

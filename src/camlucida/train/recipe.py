@@ -16,7 +16,8 @@ from camlucida.images.augment import Augmentation
 
 @dataclass(frozen=True)
 class Recipe:
-    """`size`: side of the training crops; `card_size`: shorter side the packed network's card names; `warmup`: share of
+    """`size`: side of the training crops; `sizes`: their side in the first epochs, one number each (small crops first cost
+    less); `card_size`: shorter side the packed network's card names; `warmup`: share of
     the steps over which the rate rises; `schedule`: what it does afterwards; `average`: decay of the weights' running
     mean, 0 = off, which is what is packed; `precision`: a word of Lightning Fabric's, or `auto` (bfloat16 where the hardware has it); `decay_norms`: whether biases and norms decay too."""
 
@@ -25,6 +26,7 @@ class Recipe:
     network: str = "lucida"
     arguments: Mapping[str, Any] = field(default_factory=dict)
     size: int = 64
+    sizes: tuple[int, ...] = ()
     card_size: int = 64
     mean: tuple[float, ...] = (0.480, 0.448, 0.398)
     std: tuple[float, ...] = (0.277, 0.269, 0.282)
@@ -48,8 +50,14 @@ class Recipe:
         for name, low in (("size", 8), ("card_size", 8), ("epochs", 1), ("batch", 1)):
             if getattr(self, name) < low:
                 raise UsageError(f"recipe: {name}", got=getattr(self, name), allowed=f"≥ {low}")
+        if any(size < 8 for size in self.sizes):
+            raise UsageError("recipe: sizes", got=self.sizes, allowed="each ≥ 8")
         if self.schedule not in ("one-cycle", "cosine", "constant"):
             raise UsageError("recipe: schedule", got=repr(self.schedule), do=nearest(self.schedule, ("one-cycle", "cosine", "constant")))
+
+    def size_at(self, epoch: int) -> int:
+        """Side of the crops in epoch 0, 1, …"""
+        return self.sizes[epoch] if epoch < len(self.sizes) else self.size
 
 
 def names() -> tuple[str, ...]:
