@@ -9,7 +9,9 @@ from collections.abc import Iterable
 class CamlucidaError(Exception):
     """Root of every error that camlucida raises on purpose; the message is one line."""
 
-    def __init__(self, asked: str, *, got: object = None, allowed: object = None, do: str | None = None) -> None:
+    def __init__(
+        self, asked: str, *, got: object = None, allowed: object = None, do: str | None = None
+    ) -> None:
         self.asked, self.got, self.allowed, self.do = asked, got, allowed, do
         parts = [asked]
         if got is not None:

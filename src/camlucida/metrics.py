@@ -13,8 +13,8 @@ CONVENTIONS = ("half-open", "inclusive")
 def box_iou(a: ArrayLike, b: ArrayLike, convention: str = "half-open") -> NDArray[np.float64]:
     """Intersection over union of boxes `(..., 4)` as `(x0, y0, x1, y1)`; the leading axes broadcast.
 
-    `half-open`: a side is x1 − x0. `inclusive`: corners are pixels, a side is x1 − x0 + 1 (the ILSVRC and WSOL
-    evaluation code). Disjoint, empty or inverted boxes score 0.
+    `half-open`: a side is x1 − x0. `inclusive`: corners are pixels, a side is x1 − x0 + 1 (the ILSVRC and
+    WSOL evaluation code). Disjoint, empty or inverted boxes score 0.
     """
     if convention not in CONVENTIONS:
         raise UsageError("convention of box_iou", got=repr(convention), allowed=" | ".join(CONVENTIONS))
@@ -30,7 +30,7 @@ def box_iou(a: ArrayLike, b: ArrayLike, convention: str = "half-open") -> NDArra
 
 def top_k(scores: ArrayLike, k: int) -> NDArray[np.int64]:
     """Indices `(N, k)` of the k highest of `(N, C)` scores, best first; ties go to the lower index."""
-    return np.argsort(-np.asarray(scores), axis=-1, kind="stable")[..., :k]
+    return np.argsort(-np.asarray(scores, np.float64), axis=-1, kind="stable")[..., :k]
 
 
 def top_k_accuracy(scores: ArrayLike, truth: ArrayLike, k: int) -> float:
@@ -46,4 +46,4 @@ def wilson_interval(successes: float, trials: int, z: float = 1.96) -> tuple[flo
     share, square = successes / trials, z * z / trials
     centre = (share + square / 2) / (1 + square)
     half = z * np.sqrt(share * (1 - share) / trials + square / (4 * trials)) / (1 + square)
-    return float(centre - half), float(centre + half)
+    return max(float(centre - half), 0.0), min(float(centre + half), 1.0)

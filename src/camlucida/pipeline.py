@@ -16,21 +16,25 @@ from PIL import Image
 from torch import Tensor
 
 from camlucida import maps, specs
-from camlucida.boxes import RULES, rule
+from camlucida.boxes import RULES, FractionOfMax, rule
 from camlucida.boxes.component_tree import sweep
 from camlucida.boxes.from_map import MAX_SIDE, Rule
 from camlucida.errors import InputError
+from camlucida.evaluate.localization import Measured, Tally
 from camlucida.images import sources
+from camlucida.images.datasets import DataSet
 from camlucida.images.read import read_picture
 from camlucida.images.sources import Source
 from camlucida.maps.catalogue import Method, for_network
 from camlucida.maps.merge import Views, merge
 from camlucida.networks.network import Network
-from camlucida.targets import ClassTarget
+from camlucida.targets import Bound, ClassTarget, Output, Target
 from camlucida.values import Batch, Box, HeatMaps, Localization, Size, View
 
 THRESHOLDS = np.arange(100) / 100  # of the page's slider and of the evaluation's curve
-SWEEP_SIDE = 256  # the swept boxes are read off maps of at most this many samples a side: they are for looking
+SWEEP_SIDE = (
+    256  # the swept boxes are read off maps of at most this many samples a side: they are for looking
+)
 GRID_SIDE = 64  # the same for the grids of merged maps that the page draws
 KEPT_PIXELS = 2_000_000  # a larger picture is read again when it is drawn, rather than kept
 
@@ -56,9 +60,9 @@ class Plan:
 
 @dataclass(frozen=True)
 class Seen:
-    """All that was found in one picture. `maps (K, h, w)`: raw maps of the K localized classes, their grid laid over the
-    whole picture; `sweep (K, T, 4)`: the box of each class at each of `thresholds (T,)` (shares of the map's maximum);
-    `probabilities (C,)` of all classes."""
+    """All that was found in one picture. `maps (K, h, w)`: raw maps of the K localized classes, their grid
+    laid over the whole picture; `sweep (K, T, 4)`: the box of each class at each of `thresholds (T,)` (shares
+    of the map's maximum); `probabilities (C,)` of all classes."""
 
     source: Source
     picture: Image.Image
@@ -83,15 +87,24 @@ def plan(net: Network, *, top: int = 5, method: Any = "auto", boxes: Any = "auto
     `fraction-of-max:threshold=0.3`, `flip+1+1.5`; or the objects themselves. Raises UsageError."""
     tuned = net.card.localization
     method = tuned.method if method == "auto" else method
-    chosen = maps.method(method) if isinstance(method, str) and method != "auto" else None if method == "auto" else method
+    chosen = (
+        maps.method(method)
+        if isinstance(method, str) and method != "auto"
+        else None
+        if method == "auto"
+        else method
+    )
     boxes = tuned.boxes if isinstance(boxes, str) and boxes == "auto" else boxes
     views = tuned.views if isinstance(views, str) and views == "auto" else views
     return Plan(net, chosen, rule(boxes) if isinstance(boxes, str) else boxes, Views.of(views), top)
 
 
-def localize(net: Network, images: Any, *, top: int = 5, method: Any = "auto", boxes: Any = "auto", views: Any = 1) -> Iterator[tuple[Localization, ...]]:
-    """For each picture its `top` classes with their boxes, best first; streams. `images`: a path, folder, glob, archive or
-    manifest, a PIL picture, array or tensor, or several of them. Raises InputError at a picture that cannot be used."""
+def localize(
+    net: Network, images: Any, *, top: int = 5, method: Any = "auto", boxes: Any = "auto", views: Any = 1
+) -> Iterator[tuple[Localization, ...]]:
+    """For each picture its `top` classes with their boxes, best first; streams. `images`: a path, folder,
+    glob, archive or manifest, a PIL picture, array or tensor, or several of them. Raises InputError at a
+    picture that cannot be used."""
     chosen = plan(net, top=top, method=method, boxes=boxes, views=views)
     for part in _parts(images, 32):
         for seen in look(chosen, part, sweeping=False):
@@ -110,8 +123,9 @@ def look(
     truth: Sequence[tuple[Box, ...]] | None = None,
     sweeping: bool = True,
 ) -> Iterator[Seen | Rejected]:
-    """Localizes one part of a run, in order. Pictures that the network sees at one shape share batches, in an order that
-    the part alone fixes. `classes`: localize this class of each picture instead of the predicted ones."""
+    """Localizes one part of a run, in order. Pictures that the network sees at one shape share batches, in an
+    order that the part alone fixes. `classes`: localize this class of each picture instead of the predicted
+    ones."""
     with ThreadPoolExecutor(max(workers, 1)) as pool:
         read = list(pool.map(lambda source: _read(chosen, source), part))
     groups: dict[tuple, list[int]] = defaultdict(list)
@@ -130,11 +144,43 @@ def look(
             yield one
             continue
         try:
-            picture = one.picture or read_picture(_payload(one.source), chosen.network.card.preprocessing.mean_colour)
+            picture = one.picture or read_picture(
+                _payload(one.source), chosen.network.card.preprocessing.mean_colour
+            )
         except InputError as error:  # it was there a moment ago
             yield Rejected(one.source, str(error))
             continue
         yield _found(chosen, one, results.pop(i), picture, truth[i] if truth else (), sweeping)
+
+
+def measure(
+    chosen: Plan, data: DataSet, *, batch: int = 64, workers: int = 2, part: int = 256
+) -> Iterator[int | Measured]:
+    """Judges the plan on labelled pictures by the true class's map. Yields how many pictures each part held, and last the
+    figures. Raises UsageError if not a single picture could be used."""
+    tally = Tally(chosen.rule.level)
+    for start in range(0, len(data), part):
+        examples = data.examples[start : start + part]
+        labels, truth = [e.label for e in examples], [e.boxes for e in examples]
+        looked = look(
+            chosen, [e.source for e in examples], batch=batch, workers=workers, classes=labels, truth=truth
+        )
+        for label, seen in zip(labels, looked, strict=True):
+            if isinstance(seen, Rejected):
+                tally.rejected.append((seen.source.name, seen.reason))
+            elif seen.probabilities is not None:
+                size = Size(seen.picture.height, seen.picture.width)
+                tally.add(
+                    label,
+                    seen.probabilities,
+                    size,
+                    seen.truth,
+                    seen.found[0].boxes,
+                    seen.sweep[0],
+                    seen.thresholds,
+                )
+        yield len(examples)
+    yield tally.measured()
 
 
 @dataclass(frozen=True)
@@ -172,10 +218,14 @@ def _read(chosen: Plan, source: Source | Any) -> _Read | Rejected:
 
 
 def _map(chosen: Plan, pictures: Sequence[_Read], wanted: Sequence[int] | None) -> list[_Mapped]:
-    """Maps of one batch: one pass per view; several views need one more each, to agree on the classes first."""
+    """Maps of one batch: one pass per view; several views need one more each, to agree on the classes
+    first."""
     net = chosen.network
     batches = [
-        Batch(net.card.preprocessing.normalise(torch.stack([p.pixels[v] for p in pictures])).to(net.device), tuple(p.views[v] for p in pictures))
+        Batch(
+            net.card.preprocessing.normalise(torch.stack([p.pixels[v] for p in pictures])).to(net.device),
+            tuple(p.views[v] for p in pictures),
+        )
         for v in range(len(chosen.views.each))
     ]
     method = chosen.method or for_network(net, batches[0])
@@ -185,12 +235,13 @@ def _map(chosen: Plan, pictures: Sequence[_Read], wanted: Sequence[int] | None) 
         each = [net(b) for b in batches]
         logits = torch.stack(each).mean(0)
         probabilities = torch.stack([net.probabilities(one) for one in each]).mean(0)
+    target: Target
     if wanted is not None:
         target = ClassTarget(list(wanted))
     elif probabilities is not None:
         target = ClassTarget(ClassTarget.top(min(chosen.top, probabilities.shape[1])).classes(probabilities))
     else:
-        target = ClassTarget.top(chosen.top) if net.card.labels == () or len(net.card.labels) >= chosen.top else ClassTarget.all()
+        target = _Best(chosen.top)
     made: list[HeatMaps] = [method(net, b, target) for b in batches]
     if logits is None or probabilities is None:
         logits = made[0].logits if made[0].logits is not None else net(batches[0])
@@ -198,7 +249,12 @@ def _map(chosen: Plan, pictures: Sequence[_Read], wanted: Sequence[int] | None) 
     first = made[0]
     assert first.classes is not None
     for_rule = merge(made, MAX_SIDE)
-    for_sweep = for_rule if max(p.size.height for p in pictures) <= SWEEP_SIDE and max(p.size.width for p in pictures) <= SWEEP_SIDE else merge(made, SWEEP_SIDE)
+    for_sweep = (
+        for_rule
+        if max(p.size.height for p in pictures) <= SWEEP_SIDE
+        and max(p.size.width for p in pictures) <= SWEEP_SIDE
+        else merge(made, SWEEP_SIDE)
+    )
     plain = not many and first.grid.kind == "features"
     grids = list(first.values) if plain else list(merge(made, GRID_SIDE))
     rows = zip(probabilities, logits, first.classes, first.status, grids, for_rule, for_sweep, strict=True)
@@ -208,24 +264,70 @@ def _map(chosen: Plan, pictures: Sequence[_Read], wanted: Sequence[int] | None) 
     ]  # fmt: skip
 
 
-def _found(chosen: Plan, one: _Read, mapped: _Mapped, picture: Image.Image, truth: tuple[Box, ...], sweeping: bool) -> Seen:
+def _found(
+    chosen: Plan, one: _Read, mapped: _Mapped, picture: Image.Image, truth: tuple[Box, ...], sweeping: bool
+) -> Seen:
     found = []
-    for rank, (index, status, heat) in enumerate(zip(mapped.classes, mapped.status, mapped.heat[0], strict=True), 1):
+    for rank, (index, status, heat) in enumerate(
+        zip(mapped.classes, mapped.status, mapped.heat[0], strict=True), 1
+    ):
         boxes = chosen.rule.on_map(heat, one.size)
         label = chosen.network.card.label(index)
         word: Any = "whole-picture" if status == "ok" and boxes[0].whole else status
         found.append(
             Localization(
-                one.source.name, rank, index, label.id, label.name, float(mapped.probabilities[index]), float(mapped.logits[index]),
-                boxes, word, mapped.method, chosen.rule_name, chosen.rule.level, mapped.layer,
+                one.source.name,
+                rank,
+                index,
+                label.id,
+                label.name,
+                float(mapped.probabilities[index]),
+                float(mapped.logits[index]),
+                boxes,
+                word,
+                mapped.method,
+                chosen.rule_name,
+                chosen.rule.level,
+                mapped.layer,
             )  # fmt: skip
         )
-    swept = np.stack([sweep(heat, one.size, THRESHOLDS) for heat in mapped.heat[1]]) if sweeping else np.zeros((len(found), 0, 4))
-    return Seen(one.source, picture, tuple(found), mapped.grid, THRESHOLDS if sweeping else THRESHOLDS[:0], swept, truth, mapped.probabilities)
+    same = (
+        {"connectivity": chosen.rule.connectivity, "normalise": chosen.rule.normalise}
+        if isinstance(chosen.rule, FractionOfMax)
+        else {}
+    )
+    swept = (
+        np.stack([sweep(heat, one.size, THRESHOLDS, **same) for heat in mapped.heat[1]])
+        if sweeping
+        else np.zeros((len(found), 0, 4))
+    )
+    return Seen(
+        one.source,
+        picture,
+        tuple(found),
+        mapped.grid,
+        THRESHOLDS if sweeping else THRESHOLDS[:0],
+        swept,
+        truth,
+        mapped.probabilities,
+    )
+
+
+@dataclass(frozen=True)
+class _Best:
+    """The `most` most probable classes, or all of them, best first, where the network has fewer."""
+
+    most: int
+    layers: tuple[str, ...] = ()
+
+    def bind(self, output: Output) -> Bound:
+        return ClassTarget.top(min(self.most, output.logits.shape[1])).bind(output)
 
 
 class _Given(Source):
     """A picture handed over in memory."""
+
+    payload: Any
 
     def __init__(self, payload: Any) -> None:
         super().__init__("<picture in memory>", "picture", "")
@@ -237,8 +339,13 @@ def _payload(source: Source) -> Any:
 
 
 def _parts(images: Any, size: int) -> Iterator[list[Any]]:
-    """Inputs in slices: paths are expanded into the pictures below them, other things are pictures themselves."""
-    if isinstance(images, (str, Path, bytes, Image.Image)) or not isinstance(images, Iterable) or getattr(images, "ndim", 4) < 4:
+    """Inputs in slices: paths are expanded into the pictures below them, other things are pictures
+    themselves."""
+    if (
+        isinstance(images, (str, Path, bytes, Image.Image))
+        or not isinstance(images, Iterable)
+        or getattr(images, "ndim", 4) < 4
+    ):
         images = [images]
     part: list[Any] = []
     for image in images:

@@ -11,12 +11,23 @@ from PIL import Image, ImageDraw, ImageFont
 
 from camlucida.errors import UsageError, nearest
 
-# Control points, evenly spaced from lowest to highest; linear in between. `heat` rises in lightness all the way and
-# `signed` has equal lightness on both sides of zero, so both survive colour blindness and grey printing.
+# Control points, evenly spaced from lowest to highest; linear in between. `heat` rises in lightness all the
+# way and `signed` has equal lightness on both sides of zero, so both survive colour blindness and grey
+# printing.
 COLOUR_MAPS: dict[str, tuple[str, ...]] = {
     "heat": ("#0b0724", "#3b0f6f", "#8c2981", "#d8456c", "#fb8861", "#fed395", "#fcfdbf"),
     "signed": ("#123a7a", "#3b78b8", "#9cc4e0", "#f4f4f2", "#f2b98a", "#cf6a2e", "#7d2f0c"),
-    "jet": ("#000080", "#0000ff", "#0080ff", "#00ffff", "#80ff80", "#ffff00", "#ff8000", "#ff0000", "#800000"),
+    "jet": (
+        "#000080",
+        "#0000ff",
+        "#0080ff",
+        "#00ffff",
+        "#80ff80",
+        "#ffff00",
+        "#ff8000",
+        "#ff0000",
+        "#800000",
+    ),
 }
 SCALINGS = ("none", "minmax", "max", "symmetric", "percentile")
 TRUTH, FOUND = (64, 200, 96), (255, 66, 66)
@@ -25,9 +36,9 @@ TRUTH, FOUND = (64, 200, 96), (255, 66, 66)
 def scaled(values: NDArray, how: str = "minmax") -> NDArray[np.float32]:
     """`(..., h, w)` values scaled map by map.
 
-    minmax: [0, 1], a constant map gives zeros; max: divided by the maximum, negatives cut to 0; symmetric: [−1, 1] by
-    the largest magnitude; percentile: minmax between the 1st and 99th percentile, clipped; none: as they are.
-    Non-finite values become 0.
+    minmax: [0, 1], a constant map gives zeros; max: divided by the maximum, negatives cut to 0; symmetric:
+    [−1, 1] by the largest magnitude; percentile: minmax between the 1st and 99th percentile, clipped; none:
+    as they are. Non-finite values become 0.
     """
     if how not in SCALINGS:
         raise UsageError("scaling", got=repr(how), do=nearest(how, SCALINGS))
@@ -65,11 +76,18 @@ def colourise(unit: NDArray, colours: str = "heat") -> NDArray[np.uint8]:
     return palette(colours)[np.rint(np.clip(unit, 0, 1) * 255).astype(np.int64)]
 
 
-def overlay(picture: NDArray[np.uint8], heat: NDArray, *, colours: str = "heat", opacity: float = 0.55) -> NDArray[np.uint8]:
-    """`(H, W, 3)` picture under a raw `(H, W)` map of the same size: 0 and below is the coldest colour, the map's
-    maximum the hottest, linear between. A map with no positive value leaves the picture as it is, in grey."""
+def overlay(
+    picture: NDArray[np.uint8], heat: NDArray, *, colours: str = "heat", opacity: float = 0.55
+) -> NDArray[np.uint8]:
+    """`(H, W, 3)` picture under a raw `(H, W)` map of the same size: 0 and below is the coldest colour, the
+    map's maximum the hottest, linear between. A map with no positive value leaves the picture as it is, in
+    grey."""
     if heat.shape != picture.shape[:2]:
-        raise UsageError("overlay", got=f"a map of {heat.shape} for a picture of {picture.shape[:2]}", allowed="equal sizes")
+        raise UsageError(
+            "overlay",
+            got=f"a map of {heat.shape} for a picture of {picture.shape[:2]}",
+            allowed="equal sizes",
+        )
     unit = scaled(heat, "max")
     if not unit.any():
         grey = picture.astype(np.float32).mean(axis=2, keepdims=True)
@@ -88,8 +106,9 @@ def captioned(
     colours: str = "heat",
     minimum: int = 320,
 ) -> Image.Image:
-    """A picture with its boxes (found: red, given: green; source pixels), and a strip with the caption and, for
-    `bar=(lowest, highest)`, a colour bar in the map's own units. Small pictures are enlarged to `minimum` pixels."""
+    """A picture with its boxes (found: red, given: green; source pixels), and a strip with the caption and,
+    for `bar=(lowest, highest)`, a colour bar in the map's own units. Small pictures are enlarged to `minimum`
+    pixels."""
     factor = max(1, -(-minimum // max(picture.shape[:2])))
     image = Image.fromarray(picture)
     if factor > 1:
@@ -98,12 +117,19 @@ def captioned(
     line = max(2, round(min(image.size) / 150))
     for colour, group in ((TRUTH, truth), (FOUND, boxes)):
         for x0, y0, x1, y1 in group:
-            corners = [x0 * factor, y0 * factor, max(x1 * factor - 1, x0 * factor), max(y1 * factor - 1, y0 * factor)]
+            corners = [
+                x0 * factor,
+                y0 * factor,
+                max(x1 * factor - 1, x0 * factor),
+                max(y1 * factor - 1, y0 * factor),
+            ]
             draw.rectangle(corners, outline=colour, width=line)
     font = ImageFont.load_default(size=max(12, round(image.width / 32)))
     line_height = round(font.getbbox("Ag")[3] * 1.35)
     lines = wrapped(caption, font, image.width - 12)
-    sheet = Image.new("RGB", (image.width, image.height + line_height * (len(lines) + (bar is not None)) + 8), "white")
+    sheet = Image.new(
+        "RGB", (image.width, image.height + line_height * (len(lines) + (bar is not None)) + 8), "white"
+    )
     sheet.paste(image, (0, 0))
     draw = ImageDraw.Draw(sheet)
     y = image.height + 4
@@ -112,10 +138,16 @@ def captioned(
         y += line_height
     if bar is not None:
         low, high = (f"{v:.3g}" for v in bar)
-        left, right = draw.textlength(low, font=font) + 12, image.width - draw.textlength(high, font=font) - 12
+        left, right = (
+            draw.textlength(low, font=font) + 12,
+            image.width - draw.textlength(high, font=font) - 12,
+        )
         if right > left:
             strip = np.repeat(_bar_colours(*bar, colours)[None], 2, axis=0)
-            sheet.paste(Image.fromarray(strip).resize((int(right - left), int(line_height * 0.6))), (int(left), int(y + line_height * 0.15)))
+            sheet.paste(
+                Image.fromarray(strip).resize((int(right - left), int(line_height * 0.6))),
+                (int(left), int(y + line_height * 0.15)),
+            )
         draw.text((6, y), low, fill="black", font=font)
         draw.text((right + 6, y), high, fill="black", font=font)
     return sheet
@@ -134,7 +166,8 @@ def wrapped(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width
 
 
 def _bar_colours(low: float, high: float, colours: str) -> NDArray[np.uint8]:
-    """Colours `(256, 3)` along a bar from `low` to `high`, as `overlay` paints them: all below zero is the coldest."""
+    """Colours `(256, 3)` along a bar from `low` to `high`, as `overlay` paints them: all below zero is the
+    coldest."""
     if colours == "signed" or not low < 0 < high:
         return palette(colours)
     return colourise(np.linspace(low, high, 256)[None] / high, colours)[0]

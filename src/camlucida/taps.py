@@ -1,4 +1,5 @@
-"""The only file that reaches into a running module. Whatever it attaches, switches or draws is put back, always."""
+"""The only file that reaches into a running module. Whatever it attaches, switches or draws is put back,
+always."""
 
 from __future__ import annotations
 
@@ -17,8 +18,9 @@ from camlucida.errors import LayerError, nearest
 
 @dataclass(frozen=True)
 class Point:
-    """A place in a running network: the output of a module, or the first input of a functional operation (which no
-    module hook can see). `call` counts from 0, because a module or function may run several times."""
+    """A place in a running network: the output of a module, or the first input of a functional operation
+    (which no module hook can see). `call` counts from 0, because a module or function may run several
+    times."""
 
     name: str
     call: int = 0
@@ -39,7 +41,8 @@ class Run:
 
 @contextmanager
 def borrowed(module: nn.Module) -> Iterator[None]:
-    """The module in eval mode, gradients off, outside inference mode; afterwards modes and random state are as before."""
+    """The module in eval mode, gradients off, outside inference mode; afterwards modes and random state are
+    as before."""
     modes = [(m, m.training) for m in module.modules()]
     devices = sorted({p.device.index or 0 for p in module.parameters() if p.device.type == "cuda"})
     with torch.random.fork_rng(devices), torch.inference_mode(False), torch.no_grad():
@@ -53,18 +56,24 @@ def borrowed(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def watched(module: nn.Module, points: Sequence[Point], gradient_at: Point | None = None) -> Iterator[dict[Point, Tensor]]:
+def watched(
+    module: nn.Module, points: Sequence[Point], gradient_at: Point | None = None
+) -> Iterator[dict[Point, Tensor]]:
     """Inside, a forward pass fills the yielded dict with the tensor at each point.
 
-    The captured tensor is a snapshot: downstream gets a clone, so that an in-place operation cannot rewrite it. At
-    `gradient_at` the trunk ends: the tensor is cut off, made a leaf that needs gradient, and gradients are switched on
-    for what follows; the trunk itself runs without a graph.
+    The captured tensor is a snapshot: downstream gets a clone, so that an in-place operation cannot rewrite
+    it. At `gradient_at` the trunk ends: the tensor is cut off, made a leaf that needs gradient, and gradients
+    are switched on for what follows; the trunk itself runs without a graph.
     """
     tapped: dict[Point, Tensor] = {}
 
     def capture(point: Point, value: Any) -> Tensor:
         if not isinstance(value, Tensor):
-            raise LayerError(f"layer {point}", got=f"an output of type {type(value).__name__}", allowed="layers whose output is one tensor")
+            raise LayerError(
+                f"layer {point}",
+                got=f"an output of type {type(value).__name__}",
+                allowed="layers whose output is one tensor",
+            )
         if point == gradient_at:
             value = value.detach()
             torch.set_grad_enabled(True)
@@ -73,6 +82,15 @@ def watched(module: nn.Module, points: Sequence[Point], gradient_at: Point | Non
         return value.clone()
 
     with ExitStack() as stack:
+        if (
+            gradient_at is not None
+        ):  # a `no_grad` inside the module's forward may end after the tap, so gradients are
+            for (
+                p
+            ) in module.parameters():  # on all the way, and frozen parameters keep the trunk without a graph
+                if p.requires_grad and p.is_leaf:
+                    stack.callback(p.requires_grad_(False).requires_grad_, True)
+            torch.set_grad_enabled(True)
         functions = [p for p in points if p.of == "function"]
         for name in {p.name for p in points if p.of == "module"}:
             hook = _module_hook({p.call: p for p in points if p.name == name and p.of == "module"}, capture)
@@ -99,6 +117,9 @@ class _FunctionTap(TorchFunctionMode):
         self.points, self.capture = points, capture
         self.names = {name for name, _ in points}
         self.calls = Counter[str]()
+        self.replaced: dict[
+            int, tuple[Tensor, Tensor]
+        ] = {}  # what was captured, and what all others get instead
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = getattr(func, "__name__", "")
@@ -106,12 +127,32 @@ class _FunctionTap(TorchFunctionMode):
             point = self.points.get((name, self.calls[name]))
             self.calls[name] += 1
             if point is not None:
-                args = (self.capture(point, args[0]), *args[1:])
+                given = next(_tensors((args, kwargs or {})), None)
+                if given is not None:
+                    self.replaced[id(given)] = (given, self.capture(point, given))
+        if self.replaced:
+            args, kwargs = self._instead((args, kwargs or {}))
         return func(*args, **(kwargs or {}))
 
+    def _instead(self, tree: Any) -> Any:
+        if isinstance(tree, Tensor):
+            return self.replaced[id(tree)][1] if id(tree) in self.replaced else tree
+        if type(tree) in (tuple, list):
+            return type(tree)(self._instead(branch) for branch in tree)
+        if type(tree) is dict:
+            return {key: self._instead(branch) for key, branch in tree.items()}
+        return tree
 
-def run(module: nn.Module, forward: Callable[[Tensor], Any], pixels: Tensor, points: Sequence[Point], gradient_at: Point | None = None) -> Run:
-    """One forward pass with the tensors at `points`. Call it inside `borrowed`; raises LayerError if a point is not reached."""
+
+def run(
+    module: nn.Module,
+    forward: Callable[[Tensor], Any],
+    pixels: Tensor,
+    points: Sequence[Point],
+    gradient_at: Point | None = None,
+) -> Run:
+    """One forward pass with the tensors at `points`. Call it inside `borrowed`; raises LayerError if a point
+    is not reached."""
     if pixels.is_inference():
         pixels = pixels.clone()
     with watched(module, points, gradient_at) as tapped:
@@ -129,14 +170,16 @@ def _submodule(module: nn.Module, name: str) -> nn.Module:
     return modules[name]
 
 
-# --- one run, recorded -------------------------------------------------------------------------------------------------
+# --- one run, recorded ---------------------------------------------------------------------------------------
 
-Value = tuple[int, int]  # identity and version of a tensor: in-place operations make a new value of the same tensor
+# Identity and version of a tensor: in-place operations make a new value of the same tensor.
+Value = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Operation:
-    """One functional operation of a run: name, how often it had run before, arguments, and the values in and out."""
+    """One functional operation of a run: name, how often it had run before, arguments, and the values in and
+    out."""
 
     name: str
     call: int
@@ -205,7 +248,9 @@ class _Recorder(TorchFunctionMode):
         for tensor in _tensors(output):
             value = self.record.value(tensor)
             if value not in inputs:
-                self.record.operations.append(Operation(name, call, args, kwargs, inputs, value, tuple(tensor.shape)))
+                self.record.operations.append(
+                    Operation(name, call, args, kwargs, inputs, value, tuple(tensor.shape))
+                )
         return output
 
 

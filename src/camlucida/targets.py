@@ -16,8 +16,8 @@ from camlucida.networks.network import logits_of
 
 @dataclass(frozen=True)
 class Output:
-    """What a forward pass gave a target to look at: the module's own output and, for targets inside the network, the
-    tensor of each layer they named."""
+    """What a forward pass gave a target to look at: the module's own output and, for targets inside the
+    network, the tensor of each layer they named."""
 
     raw: Any
     layers: dict[str, Tensor]
@@ -38,9 +38,9 @@ class Output:
 class Bound:
     """A target fixed on a batch of N pictures with K scalars each.
 
-    `scores(output, rows) → (rows, K)` evaluates them on an output whose row i belongs to picture `rows[i]` (None: row i
-    is picture i). `classes (N, K)` or None; `coefficients (N, K, C)` or None: the scalars as combinations of logits, where
-    they are linear and more than one class each.
+    `scores(output, rows) → (rows, K)` evaluates them on an output whose row i belongs to picture `rows[i]`
+    (None: row i is picture i). `classes (N, K)` or None; `coefficients (N, K, C)` or None: the scalars as
+    combinations of logits, where they are linear and more than one class each.
     """
 
     scores: Callable[[Output, Tensor | None], Tensor]
@@ -84,11 +84,21 @@ class ClassTarget:
     def bind(self, output: Output) -> Bound:
         logits = output.logits
         classes = self.classes(logits)
-        words = {True: "logit of the given class"}.get(self.index is not None, "logit of the predicted class" if self.top_k == 1 else f"logits of the top {self.top_k} classes" if self.top_k else "logits of all classes")  # fmt: skip
+        if self.index is not None:
+            words = "logit of the given class"
+        elif self.top_k is None:
+            words = "logits of all classes"
+        else:
+            words = (
+                "logit of the predicted class"
+                if self.top_k == 1
+                else f"logits of the top {self.top_k} classes"
+            )
         return Bound(lambda out, rows: out.logits.gather(1, _rows(classes, rows)), classes, words)
 
     def classes(self, logits: Tensor) -> Tensor:
-        """Class indices `(N, K)` for logits `(N, C)`. Raises TargetError for a length or an index that does not fit."""
+        """Class indices `(N, K)` for logits `(N, C)`. Raises TargetError for a length or an index that does
+        not fit."""
         count, number = logits.shape
         if self.index is None:
             ranked = logits.detach().argsort(dim=1, descending=True, stable=True)
@@ -102,7 +112,8 @@ class ClassTarget:
 
 @dataclass(frozen=True)
 class ProbabilityTarget:
-    """The softmax probability of classes, chosen as in ClassTarget; `sigmoid=True`: each logit's own probability."""
+    """The softmax probability of classes, chosen as in ClassTarget; `sigmoid=True`: each logit's own
+    probability."""
 
     index: Any = None
     sigmoid: bool = False
@@ -131,16 +142,33 @@ class MarginTarget:
         first = ClassTarget(self.a).classes(logits)
         if isinstance(self.b, str):
             if self.b != "runner-up" or logits.shape[1] < 2:
-                raise TargetError("MarginTarget(b=…)", got=repr(self.b), allowed="a class, or 'runner-up' with at least two classes")
-            second = torch.stack([logits.scatter(1, c[:, None], -torch.inf).argmax(1) for c in first.T], dim=1)
+                raise TargetError(
+                    "MarginTarget(b=…)",
+                    got=repr(self.b),
+                    allowed="a class, or 'runner-up' with at least two classes",
+                )
+            second = torch.stack(
+                [logits.scatter(1, c[:, None], -torch.inf).argmax(1) for c in first.T], dim=1
+            )
         else:
-            second = ClassTarget(self.b).classes(logits).expand_as(first)
+            second = ClassTarget(self.b).classes(logits)
+            if second.shape[1] not in (1, first.shape[1]):
+                raise TargetError(
+                    "MarginTarget(b=…)",
+                    got=f"{second.shape[1]} classes a picture",
+                    allowed=f"1 or {first.shape[1]}, as for a",
+                )
+            second = second.expand_as(first)
         ones = torch.nn.functional.one_hot
         coefficients = (ones(first, logits.shape[1]) - ones(second, logits.shape[1])).float()
         return Bound(
-            lambda out, rows: out.logits.gather(1, _rows(first, rows)) - out.logits.gather(1, _rows(second, rows)),
-            first, "logit of the class minus the other's", coefficients,
-        )  # fmt: skip
+            lambda out, rows: (
+                out.logits.gather(1, _rows(first, rows)) - out.logits.gather(1, _rows(second, rows))
+            ),
+            first,
+            "logit of the class minus the other's",
+            coefficients,
+        )
 
 
 @dataclass(frozen=True)
@@ -151,7 +179,11 @@ class BinaryTarget:
     layers: tuple[str, ...] = ()
 
     def bind(self, output: Output) -> Bound:
-        return _signed_output(output, 1.0 if self.positive else -1.0, "evidence for the positive class" if self.positive else "evidence against the positive class")
+        return _signed_output(
+            output,
+            1.0 if self.positive else -1.0,
+            "evidence for the positive class" if self.positive else "evidence against the positive class",
+        )
 
 
 @dataclass(frozen=True)
@@ -162,13 +194,17 @@ class RegressionTarget:
     layers: tuple[str, ...] = ()
 
     def bind(self, output: Output) -> Bound:
-        return _signed_output(output, 1.0 if self.up else -1.0, "what raises the output" if self.up else "what lowers the output")
+        return _signed_output(
+            output,
+            1.0 if self.up else -1.0,
+            "what raises the output" if self.up else "what lowers the output",
+        )
 
 
 @dataclass(frozen=True)
 class UnitTarget:
-    """One channel of a layer: its strongest activation, the sum over cells, or the activation at a cell (row, column).
-    The position of the maximum is fixed on the intact picture."""
+    """One channel of a layer: its strongest activation, the sum over cells, or the activation at a cell (row,
+    column). The position of the maximum is fixed on the intact picture."""
 
     layer: str
     channel: int
@@ -181,20 +217,32 @@ class UnitTarget:
     def bind(self, output: Output) -> Bound:
         maps = output.layers[self.layer]
         if not 0 <= self.channel < maps.shape[1]:
-            raise TargetError(f"channel {self.channel} of layer {self.layer}", allowed=f"0 … {maps.shape[1] - 1}")
+            raise TargetError(
+                f"channel {self.channel} of layer {self.layer}", allowed=f"0 … {maps.shape[1] - 1}"
+            )
         cells, flat = tuple(maps.shape[2:]), maps[:, self.channel].detach().flatten(1)
         if self.at == "max":
             where = flat.argmax(1)
         elif self.at == "sum":
             where = None
         else:
-            if isinstance(self.at, str) or len(self.at) != len(cells) or not all(0 <= a < c for a, c in zip(self.at, cells, strict=True)):
-                raise TargetError("UnitTarget(at=…)", got=repr(self.at), allowed=f"'max', 'sum' or a cell inside {cells}")
+            if (
+                not isinstance(self.at, (tuple, list))
+                or len(self.at) != len(cells)
+                or not all(0 <= a < c for a, c in zip(self.at, cells, strict=True))
+            ):
+                raise TargetError(
+                    "UnitTarget(at=…)", got=repr(self.at), allowed=f"'max', 'sum' or a cell inside {cells}"
+                )
             where = torch.full((len(flat),), int(np.ravel_multi_index(self.at, cells)), device=flat.device)
 
         def scores(out: Output, rows: Tensor | None) -> Tensor:
             values = out.layers[self.layer][:, self.channel].flatten(1)
-            return values.sum(1, keepdim=True) if where is None else values.gather(1, _rows(where[:, None], rows))
+            return (
+                values.sum(1, keepdim=True)
+                if where is None
+                else values.gather(1, _rows(where[:, None], rows))
+            )
 
         return Bound(scores, None, f"channel {self.channel} of {self.layer} ({self.at})")
 
@@ -215,7 +263,11 @@ class RegionTarget:
         maps = output.layers[self.layer]
         mask = torch.as_tensor(np.asarray(self.mask)).to(maps.device).bool()
         if tuple(mask.shape) != tuple(maps.shape[2:]) or not mask.any():
-            raise TargetError(f"the mask for layer {self.layer}", got=f"{tuple(mask.shape)} with {int(mask.sum())} cells set", allowed=f"{tuple(maps.shape[2:])} with at least one")
+            raise TargetError(
+                f"the mask for layer {self.layer}",
+                got=f"{tuple(mask.shape)} with {int(mask.sum())} cells set",
+                allowed=f"{tuple(maps.shape[2:])} with at least one",
+            )
 
         def scores(out: Output, rows: Tensor | None) -> Tensor:
             values = out.layers[self.layer]
@@ -236,10 +288,19 @@ class CallableTarget:
     def bind(self, output: Output) -> Bound:
         def scores(out: Output, rows: Tensor | None) -> Tensor:
             value = self.function(out.raw)
-            count = len(rows) if rows is not None else len(out.raw) if isinstance(out.raw, Tensor) else None
-            if not isinstance(value, Tensor) or value.ndim != 1 or (count is not None and len(value) != count):
+            logits = out.raw if isinstance(out.raw, Tensor) else out.any_logits()
+            count = len(rows) if rows is not None else None if logits is None else len(logits)
+            if (
+                not isinstance(value, Tensor)
+                or value.ndim != 1
+                or (count is not None and len(value) != count)
+            ):
                 got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-                raise TargetError(f"the target {self.name!r} must be one scalar per picture", got=got, allowed=f"({count or 'N'},)")
+                raise TargetError(
+                    f"the target {self.name!r} must be one scalar per picture",
+                    got=got,
+                    allowed=f"({count or 'N'},)",
+                )
             return value[:, None]
 
         scores(output, None)
@@ -253,16 +314,25 @@ def _rows(per_picture: Tensor, rows: Tensor | None) -> Tensor:
 def _signed_output(output: Output, sign: float, words: str) -> Bound:
     logits = output.logits
     if logits.shape[1] != 1:
-        raise TargetError(words, got=f"{logits.shape[1]} outputs", allowed="a network of one output", do="use ClassTarget")
+        raise TargetError(
+            words, got=f"{logits.shape[1]} outputs", allowed="a network of one output", do="use ClassTarget"
+        )
     zero = torch.zeros(len(logits), 1, dtype=torch.int64, device=logits.device)
-    return Bound(lambda out, rows: sign * out.logits, zero, words, torch.full((len(logits), 1, 1), sign, device=logits.device))
+    return Bound(
+        lambda out, rows: sign * out.logits,
+        zero,
+        words,
+        torch.full((len(logits), 1, 1), sign, device=logits.device),
+    )
 
 
 def _indices(given: Any, count: int, number: int, device: torch.device) -> Tensor:
     try:
         index = torch.as_tensor(np.asarray(given.detach().cpu() if isinstance(given, Tensor) else given))
     except (ValueError, TypeError) as error:
-        raise TargetError("class indices", got=repr(given), allowed="an int, (N,) or (N, K), all rows equally long") from error
+        raise TargetError(
+            "class indices", got=repr(given), allowed="an int, (N,) or (N, K), all rows equally long"
+        ) from error
     if index.dtype.is_floating_point or index.dtype == torch.bool or index.numel() == 0:
         raise TargetError("class indices", got=f"{given!r}", allowed="whole numbers")
     if index.ndim == 0:

@@ -1,5 +1,5 @@
-"""The values that travel: sizes, boxes, views, batches, predictions, maps and what was found. Frozen; change is
-`dataclasses.replace`. Coordinates are continuous, pixel centres at +0.5, x along width, y along height."""
+"""The values that travel: sizes, boxes, views, batches, predictions, maps and what was found. Frozen; change
+is `dataclasses.replace`. Coordinates are continuous, pixel centres at +0.5, x along width, y along height."""
 
 from __future__ import annotations
 
@@ -36,9 +36,12 @@ class Size:
             raise UsageError("Size", got=f"{self.height} × {self.width}", allowed="at least 1 × 1")
 
     def with_short_side(self, short: int) -> Size:
-        """The same shape with its shorter side `short`; the other side is rounded half up (isotropic, section 0)."""
+        """The same shape with its shorter side `short`; the other side is rounded half up (isotropic, section
+        0)."""
         scale = short / min(self.height, self.width)
-        return Size(max(1, math.floor(self.height * scale + 0.5)), max(1, math.floor(self.width * scale + 0.5)))
+        return Size(
+            max(1, math.floor(self.height * scale + 0.5)), max(1, math.floor(self.width * scale + 0.5))
+        )
 
 
 @dataclass(frozen=True)
@@ -71,8 +74,8 @@ class Box:
 
 @dataclass(frozen=True)
 class ScoredBox:
-    """A box in source pixels; `score` in [0, 1] is the peak inside it over the map's maximum. `whole` says that the
-    map had no component and the box is the whole picture."""
+    """A box in source pixels; `score` in [0, 1] is the peak inside it over the map's maximum. `whole` says
+    that the map had no component and the box is the whole picture."""
 
     box: Box
     score: float
@@ -96,7 +99,9 @@ class View:
         if height < 1 or width < 1:
             raise UsageError("View.crop", got=self.crop, allowed="a crop of at least 1 × 1 pixel")
         if top < 0 or left < 0 or top + height > self.resized.height or left + width > self.resized.width:
-            raise UsageError("View.crop", got=self.crop, allowed=f"inside {self.resized.height} × {self.resized.width}")
+            raise UsageError(
+                "View.crop", got=self.crop, allowed=f"inside {self.resized.height} × {self.resized.width}"
+            )
 
     @classmethod
     def whole(cls, source: Size, resized: Size | None = None, flip: bool = False) -> View:
@@ -140,15 +145,22 @@ class View:
         """The picture (of size `source`) through this view, antialiased when shrinking."""
         if (picture.height, picture.width) != (self.source.height, self.source.width):
             raise UsageError(
-                "View.show", got=f"a picture of {picture.height} × {picture.width}", allowed=f"{self.source.height} × {self.source.width}"
+                "View.show",
+                got=f"a picture of {picture.height} × {picture.width}",
+                allowed=f"{self.source.height} × {self.source.width}",
             )
         top, left, height, width = self.crop
         x0, y0 = left * self.source.width / self.resized.width, top * self.source.height / self.resized.height
         x1 = min((left + width) * self.source.width / self.resized.width, self.source.width)
         y1 = min((top + height) * self.source.height / self.resized.height, self.source.height)
         how = Image.Resampling[interpolation.upper()]
-        # Resizing the region alone equals resizing the whole and cutting: Pillow's kernel reads past the region.
-        shown = picture if self.is_whole and self.resized == self.source else picture.resize((width, height), how, (x0, y0, x1, y1))
+        # Resizing the region alone equals resizing the whole and cutting: Pillow's kernel reads past the
+        # region.
+        shown = (
+            picture
+            if self.is_whole and self.resized == self.source
+            else picture.resize((width, height), how, (x0, y0, x1, y1))
+        )
         return shown.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if self.flip else shown
 
 
@@ -159,7 +171,8 @@ def _box_through(move: Any, box: Box) -> Box:
 
 @dataclass(frozen=True)
 class Batch:
-    """`pixels (N, C, *spatial)` as the network wants them; `views`, one per picture (None for 1-D and 3-D input)."""
+    """`pixels (N, C, *spatial)` as the network wants them; `views`, one per picture (None for 1-D and 3-D
+    input)."""
 
     pixels: Tensor
     views: tuple[View | None, ...]
@@ -167,7 +180,9 @@ class Batch:
     def __post_init__(self) -> None:
         if self.pixels.ndim < 3 or len(self.views) != len(self.pixels):
             raise UsageError(
-                "Batch", got=f"pixels {tuple(self.pixels.shape)} and {len(self.views)} views", allowed="(N, C, *spatial) and N views"
+                "Batch",
+                got=f"pixels {tuple(self.pixels.shape)} and {len(self.views)} views",
+                allowed="(N, C, *spatial) and N views",
             )
 
     def __len__(self) -> int:
@@ -179,8 +194,17 @@ class Batch:
         if isinstance(batch_or_pixels, Batch):
             return batch_or_pixels
         if not isinstance(batch_or_pixels, Tensor) or batch_or_pixels.ndim < 3:
-            got = tuple(batch_or_pixels.shape) if isinstance(batch_or_pixels, Tensor) else type(batch_or_pixels).__name__
-            raise UsageError("a batch", got=got, allowed="a Batch or a tensor (N, C, *spatial)", do="net.preprocess(images) makes one")
+            got = (
+                tuple(batch_or_pixels.shape)
+                if isinstance(batch_or_pixels, Tensor)
+                else type(batch_or_pixels).__name__
+            )
+            raise UsageError(
+                "a batch",
+                got=got,
+                allowed="a Batch or a tensor (N, C, *spatial)",
+                do="net.preprocess(images) makes one",
+            )
         view = View.whole(Size(*batch_or_pixels.shape[2:])) if batch_or_pixels.ndim == 4 else None
         return cls(batch_or_pixels, (view,) * len(batch_or_pixels))
 
@@ -195,7 +219,8 @@ class Label:
 
 @dataclass(frozen=True)
 class Prediction:
-    """`logits`, `probabilities (N, C)` float32; `classes (N, k)` best first; `labels`: for each picture k labels."""
+    """`logits`, `probabilities (N, C)` float32; `classes (N, k)` best first; `labels`: for each picture k
+    labels."""
 
     logits: Tensor
     probabilities: Tensor
@@ -206,8 +231,8 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Grid:
-    """Where the cells of a map lie in view pixels, per axis: centre of cell 0, stride, extent (receptive field or
-    occluder). `kind` is `features` (cells of a layer) or `places` (positions of an occluder)."""
+    """Where the cells of a map lie in view pixels, per axis: centre of cell 0, stride, extent (receptive
+    field or occluder). `kind` is `features` (cells of a layer) or `places` (positions of an occluder)."""
 
     view: tuple[int, ...]
     offset: tuple[float, ...]
@@ -218,9 +243,9 @@ class Grid:
 
 @dataclass(frozen=True)
 class HeatMaps:
-    """Raw maps `values (N, K, *grid)` float32, unscaled, signed wherever the formula is, on the device they were made
-    on. `classes (N, K)` or None; `scores (N, K)`: the scalar explained; `target`: what was explained, in words;
-    `logits (N, C)`: the network's output in the same pass, where it is logits."""
+    """Raw maps `values (N, K, *grid)` float32, unscaled, signed wherever the formula is, on the device they
+    were made on. `classes (N, K)` or None; `scores (N, K)`: the scalar explained; `target`: what was
+    explained, in words; `logits (N, C)`: the network's output in the same pass, where it is logits."""
 
     values: Tensor
     classes: Tensor | None
@@ -252,8 +277,8 @@ class HeatMaps:
         """Maps over the pixels of the view, `(N, K, *view)`.
 
         Cells of a layer: `stretch` lays the grid over the whole view (bilinear, `align_corners=False`);
-        `receptive-field` puts each cell at the centre of its receptive field. Occluder places: each pixel gets the
-        mean over the occluders that covered it, 0 where none did (section 11).
+        `receptive-field` puts each cell at the centre of its receptive field. Occluder places: each pixel
+        gets the mean over the occluders that covered it, 0 where none did (section 11).
         """
         if self.grid.kind == "places":
             return _coverage_mean(self.values, self.grid)
@@ -263,7 +288,9 @@ class HeatMaps:
         if align != "receptive-field":
             raise UsageError("in_view(align=…)", got=repr(align), allowed="stretch | receptive-field")
         values = self.values
-        for axis, (length, offset, stride) in enumerate(zip(self.grid.view, self.grid.offset, self.grid.stride, strict=True)):
+        for axis, (length, offset, stride) in enumerate(
+            zip(self.grid.view, self.grid.offset, self.grid.stride, strict=True)
+        ):
             values = _sample(values, 2 + axis, (np.arange(length) + 0.5 - offset) / stride)
         return values
 
@@ -278,14 +305,21 @@ class HeatMaps:
             cells = values.shape[2:]
         return tuple(self._one_in_source(values[i], cells, view, limit) for i, view in enumerate(self.views))
 
-    def _one_in_source(self, values: Tensor, cells: Sequence[int], view: View | None, limit: int | None) -> Tensor:
+    def _one_in_source(
+        self, values: Tensor, cells: Sequence[int], view: View | None, limit: int | None
+    ) -> Tensor:
         if view is None or len(cells) != 2:
-            raise UsageError("in_source", got=f"maps over {len(cells)} axes", allowed="2-D pictures", do="use .in_view()")
+            raise UsageError(
+                "in_source", got=f"maps over {len(cells)} axes", allowed="2-D pictures", do="use .in_view()"
+            )
         height, width = view.source.height, view.source.width
         if limit is not None and max(height, width) > limit:
             factor = limit / max(height, width)
             height, width = max(1, round(height * factor)), max(1, round(width * factor))
-        xs, ys = (np.arange(width) + 0.5) * (view.source.width / width), (np.arange(height) + 0.5) * (view.source.height / height)
+        xs, ys = (
+            (np.arange(width) + 0.5) * (view.source.width / width),
+            (np.arange(height) + 0.5) * (view.source.height / height),
+        )
         x = view.to_view(np.stack([xs, np.zeros_like(xs)], -1))[:, 0]
         y = view.to_view(np.stack([np.zeros_like(ys), ys], -1))[:, 1]
         out = _sample(values, 1, y * (cells[0] / view.size.height) - 0.5)
@@ -300,16 +334,27 @@ class HeatMaps:
         flat = self.values.detach().float().cpu().numpy().reshape(*self.values.shape[:2], 1, -1)
         return torch.from_numpy(render.scaled(flat, how).reshape(self.values.shape))
 
-    def overlay(self, pictures: Sequence[Image.Image], colours: str = "heat") -> tuple[tuple[Image.Image, ...], ...]:
-        """For each source picture (PIL, the size its view names) its K maps laid over it, with a colour bar."""
+    def overlay(
+        self, pictures: Sequence[Image.Image], colours: str = "heat"
+    ) -> tuple[tuple[Image.Image, ...], ...]:
+        """For each source picture (PIL, the size its view names) its K maps laid over it, with a colour
+        bar."""
         sheets = []
         for picture, maps, words in zip(pictures, self.in_source(), self.status, strict=True):
             rgb = np.asarray(picture.convert("RGB"))
             row = []
             for heat, status in zip(maps.detach().float().cpu().numpy(), words, strict=True):
-                shown = render.overlay(rgb, heat, colours=colours) if status == "ok" else render.overlay(rgb, heat * 0)
+                shown = (
+                    render.overlay(rgb, heat, colours=colours)
+                    if status == "ok"
+                    else render.overlay(rgb, heat * 0)
+                )
                 bar = (min(0.0, float(heat.min())), float(heat.max())) if status == "ok" else None
-                row.append(render.captioned(shown, f"{self.method}: {self.target} ({status})", bar=bar, colours=colours))
+                row.append(
+                    render.captioned(
+                        shown, f"{self.method}: {self.target} ({status})", bar=bar, colours=colours
+                    )
+                )
             sheets.append(tuple(row))
         return tuple(sheets)
 
@@ -318,19 +363,34 @@ class HeatMaps:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         classes = np.empty((0,), np.int64) if self.classes is None else self.classes.cpu().numpy()
-        np.savez(folder / "maps.npz", values=self.values.detach().cpu().numpy(), classes=classes, scores=self.scores.detach().cpu().numpy())
-        about = {"method": self.method, "target": self.target, "layer": self.layer, "seed": self.seed, "status": self.status}
+        np.savez(
+            folder / "maps.npz",
+            values=self.values.detach().cpu().numpy(),
+            classes=classes,
+            scores=self.scores.detach().cpu().numpy(),
+        )
+        about = {
+            "method": self.method,
+            "target": self.target,
+            "layer": self.layer,
+            "seed": self.seed,
+            "status": self.status,
+        }
         (folder / "maps.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
 
     def _repr_png_(self) -> bytes | None:
         if self.values.ndim != 4:
             return None
-        shown = [Image.fromarray(render.colourise(m.numpy())).resize((224, 224), Image.Resampling.NEAREST) for m in self.scaled("max").flatten(0, 1)[:12]]
+        shown = [
+            Image.fromarray(render.colourise(m.numpy())).resize((224, 224), Image.Resampling.NEAREST)
+            for m in self.scaled("max").flatten(0, 1)[:12]
+        ]
         return render.png(render.side_by_side(shown))
 
 
 def _sample(values: Tensor, axis: int, at: NDArray[np.float64]) -> Tensor:
-    """Linear interpolation along one axis at cell coordinates `at` (0 = centre of the first cell), edges repeated."""
+    """Linear interpolation along one axis at cell coordinates `at` (0 = centre of the first cell), edges
+    repeated."""
     cells = values.shape[axis]
     at = np.clip(at, 0, cells - 1)
     low = np.minimum(np.floor(at).astype(np.int64), max(cells - 2, 0))
@@ -342,8 +402,11 @@ def _sample(values: Tensor, axis: int, at: NDArray[np.float64]) -> Tensor:
 
 
 def _coverage_mean(values: Tensor, grid: Grid) -> Tensor:
-    """Mean over the occluders covering each pixel: a sum and a count, separable because occluders are boxes."""
-    for axis, (length, offset, stride, extent) in enumerate(zip(grid.view, grid.offset, grid.stride, grid.extent, strict=True)):
+    """Mean over the occluders covering each pixel: a sum and a count, separable because occluders are
+    boxes."""
+    for axis, (length, offset, stride, extent) in enumerate(
+        zip(grid.view, grid.offset, grid.stride, grid.extent, strict=True)
+    ):
         places = values.shape[2 + axis]
         starts = torch.arange(places, device=values.device) * stride + (offset - extent / 2)
         pixels = torch.arange(length, device=values.device)[:, None] + 0.5
@@ -355,7 +418,8 @@ def _coverage_mean(values: Tensor, grid: Grid) -> Tensor:
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """A signed picture `(N, C, *spatial)` from deconvnet or guided backpropagation: no heat map, so nothing boxes it."""
+    """A signed picture `(N, C, *spatial)` from deconvnet or guided backpropagation: no heat map, so nothing
+    boxes it."""
 
     values: Tensor
     views: tuple[View | None, ...]
@@ -365,7 +429,8 @@ class Reconstruction:
 
 @dataclass(frozen=True)
 class Localization:
-    """One class of one picture: where it is and how sure. `rank` counts from 1; `layer` is where the map was taken."""
+    """One class of one picture: where it is and how sure. `rank` counts from 1; `layer` is where the map was
+    taken."""
 
     path: str
     rank: int

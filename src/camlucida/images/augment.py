@@ -1,5 +1,5 @@
-"""Training views and colours: scale jitter, crop, flip, colour shift; and mixing of pictures. Every draw comes from the
-generator handed in, so that a picture's fate depends on seed, epoch and index alone."""
+"""Training views and colours: scale jitter, crop, flip, colour shift; and mixing of pictures. Every draw
+comes from the generator handed in, so that a picture's fate depends on seed, epoch and index alone."""
 
 from __future__ import annotations
 
@@ -13,16 +13,20 @@ from torch import Tensor
 
 from camlucida.values import Size, View
 
-# Eigenvectors (columns) and eigenvalues of ImageNet's RGB pixels in [0, 1] (VGG paper, section 3.1; AlexNet's colour shift).
-PCA_VECTORS = np.array([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]], np.float32)
+# Eigenvectors (columns) and eigenvalues of ImageNet's RGB pixels in [0, 1] (VGG paper, section 3.1; AlexNet's
+# colour shift).
+PCA_VECTORS = np.array(
+    [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]], np.float32
+)
 PCA_VALUES = np.array([0.2175, 0.0188, 0.0045], np.float32)
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """`area`: share of the picture a crop covers, drawn uniformly; `ratio`: width over height, log-uniform; `flip`:
-    probability of mirroring; `jitter`: largest relative change of brightness, contrast and saturation; `pca`: deviation
-    of the colour shift along the principal components; `mixup`, `cutmix`: Beta parameters, 0 = off (one of the two per batch)."""
+    """`area`: share of the picture a crop covers, drawn uniformly; `ratio`: width over height, log-uniform;
+    `flip`: probability of mirroring; `jitter`: largest relative change of brightness, contrast and
+    saturation; `pca`: deviation of the colour shift along the principal components; `mixup`, `cutmix`: Beta
+    parameters, 0 = off (one of the two per batch)."""
 
     area: tuple[float, float] = (0.35, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
@@ -45,18 +49,28 @@ def random_view(rng: np.random.Generator, source: Size, size: int, augmentation:
             break
     else:
         width = height = float(min(source.height, source.width))
-    resized = Size(max(size, round(source.height * size / height)), max(size, round(source.width * size / width)))
-    top, left = int(rng.integers(0, resized.height - size + 1)), int(rng.integers(0, resized.width - size + 1))
+    resized = Size(
+        max(size, round(source.height * size / height)), max(size, round(source.width * size / width))
+    )
+    top, left = (
+        int(rng.integers(0, resized.height - size + 1)),
+        int(rng.integers(0, resized.width - size + 1)),
+    )
     return View(source, resized, (top, left, size, size), flip)
 
 
-def colour_shift(rng: np.random.Generator, pixels: NDArray[np.uint8], augmentation: Augmentation) -> NDArray[np.uint8]:
-    """`(H, W, 3)` with brightness, contrast and saturation jittered and all pixels moved along the RGB components."""
+def colour_shift(
+    rng: np.random.Generator, pixels: NDArray[np.uint8], augmentation: Augmentation
+) -> NDArray[np.uint8]:
+    """`(H, W, 3)` with brightness, contrast and saturation jittered and all pixels moved along the RGB
+    components."""
     if not augmentation.jitter and not augmentation.pca:
         return pixels
     values = pixels.astype(np.float32)
     if augmentation.jitter:
-        brightness, contrast, saturation = rng.uniform(1 - augmentation.jitter, 1 + augmentation.jitter, 3).astype(np.float32)
+        brightness, contrast, saturation = rng.uniform(
+            1 - augmentation.jitter, 1 + augmentation.jitter, 3
+        ).astype(np.float32)
         grey = values @ np.array([0.299, 0.587, 0.114], np.float32)
         values = saturation * values + (1 - saturation) * grey[..., None]
         values = brightness * (contrast * values + (1 - contrast) * grey.mean())
@@ -66,9 +80,11 @@ def colour_shift(rng: np.random.Generator, pixels: NDArray[np.uint8], augmentati
     return np.clip(np.rint(values), 0, 255).astype(np.uint8)
 
 
-def mix(rng: np.random.Generator, pixels: Tensor, truth: Tensor, augmentation: Augmentation) -> tuple[Tensor, Tensor]:
-    """Mixes each picture of a batch `(N, C, H, W)` with another, and its soft labels `(N, classes)` likewise: mixup blends,
-    cutmix pastes a rectangle; where both are on, one of the two is drawn per batch."""
+def mix(
+    rng: np.random.Generator, pixels: Tensor, truth: Tensor, augmentation: Augmentation
+) -> tuple[Tensor, Tensor]:
+    """Mixes each picture of a batch `(N, C, H, W)` with another, and its soft labels `(N, classes)` likewise:
+    mixup blends, cutmix pastes a rectangle; where both are on, one of the two is drawn per batch."""
     kinds = [k for k in ("mixup", "cutmix") if getattr(augmentation, k) > 0]
     if not kinds:
         return pixels, truth

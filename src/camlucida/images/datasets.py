@@ -20,7 +20,8 @@ SPLITS = ("all", "train", "tuning")
 
 @dataclass(frozen=True)
 class Example:
-    """One labelled picture: `label` indexes the data set's labels; `boxes`: its objects, half-open, source pixels."""
+    """One labelled picture: `label` indexes the data set's labels; `boxes`: its objects, half-open, source
+    pixels."""
 
     source: Source
     label: int
@@ -41,7 +42,8 @@ class DataSet:
         return len(self.examples)
 
     def split(self, name: str) -> DataSet:
-        """`all`, `tuning` (one in five, by file name; whatever is chosen is chosen there) or `train` (the rest)."""
+        """`all`, `tuning` (one in five, by file name; whatever is chosen is chosen there) or `train` (the
+        rest)."""
         if name not in SPLITS:
             raise UsageError("split", got=repr(name), do=nearest(name, SPLITS))
         if name == "all":
@@ -52,8 +54,11 @@ class DataSet:
         return replace(self, examples=kept)
 
     def relabelled(self, vocabulary: Sequence[Label]) -> DataSet:
-        """The same pictures under another vocabulary's indices, matched by id, else by name. Raises if one is missing."""
-        index = {label.name: i for i, label in enumerate(vocabulary)} | {label.id: i for i, label in enumerate(vocabulary)}
+        """The same pictures under another vocabulary's indices, matched by id, else by name. Raises if one is
+        missing."""
+        index = {label.name: i for i, label in enumerate(vocabulary)} | {
+            label.id: i for i, label in enumerate(vocabulary)
+        }
         moved = [index.get(label.id, index.get(label.name)) for label in self.labels]
         missing = [self.labels[i].id for i in {e.label for e in self.examples} if moved[i] is None]
         if missing:
@@ -68,8 +73,8 @@ class DataSet:
 def load(data: Sequence[str | Path], corners: str | None = None) -> DataSet:
     """All pictures of the given folders, zips and manifests under one vocabulary, classes sorted by id.
 
-    `corners` says how boxes are written, `half-open` or `inclusive`; by default inclusive in `boxes.csv` and in
-    Tiny-ImageNet's own files (as published), half-open in manifests.
+    `corners` says how boxes are written, `half-open` or `inclusive`; by default inclusive in `boxes.csv` and
+    in Tiny-ImageNet's own files (as published), half-open in manifests.
     """
     found: list[tuple[Source, str, tuple[Box, ...]]] = []
     names: dict[str, str] = {}
@@ -80,7 +85,10 @@ def load(data: Sequence[str | Path], corners: str | None = None) -> DataSet:
         else:
             found += _class_folders(path, corners or "inclusive", names)
     if not found:
-        raise UsageError(f"no labelled pictures in {', '.join(map(str, data))}", allowed="class folders, a zip of them, a manifest with labels")
+        raise UsageError(
+            f"no labelled pictures in {', '.join(map(str, data))}",
+            allowed="class folders, a zip of them, a manifest with labels",
+        )
     ids = sorted({label for _, label, _ in found})
     index = {label: i for i, label in enumerate(ids)}
     examples = tuple(Example(source, index[label], boxes) for source, label, boxes in found)
@@ -97,17 +105,24 @@ def _manifest(path: Path, corners: str) -> list[tuple[Source, str, tuple[Box, ..
             labels.setdefault(row.path, row.labels[0])
         if row.box:
             boxes[row.path].append(row.box)
-    return [(Source(str(path.parent / p), p, str(path.parent / p)), label, tuple(boxes[p])) for p, label in labels.items()]
+    return [
+        (Source(str(path.parent / p), p, str(path.parent / p)), label, tuple(boxes[p]))
+        for p, label in labels.items()
+    ]
 
 
-def _class_folders(path: Path, corners: str, names: dict[str, str]) -> list[tuple[Source, str, tuple[Box, ...]]]:
+def _class_folders(
+    path: Path, corners: str, names: dict[str, str]
+) -> list[tuple[Source, str, tuple[Box, ...]]]:
     listing = sources.expand([path])
     in_archive = listing.sources and listing.sources[0].member is not None
     root = Path(listing.sources[0].file) if in_archive else path
     boxes: dict[str, list[Box]] = defaultdict(list)
     labels: dict[str, str] = {}
     if in_archive or path.is_dir():
-        for row in manifests.parse_csv(sources.read_text(root, "boxes.csv") or "path\n", corners, f"{path}/boxes.csv"):
+        for row in manifests.parse_csv(
+            sources.read_text(root, "boxes.csv") or "path\n", corners, f"{path}/boxes.csv"
+        ):
             if row.box:
                 boxes[row.path].append(row.box)
         for row_names in csv.DictReader(io.StringIO(sources.read_text(root, "classes.csv") or "")):
@@ -119,13 +134,19 @@ def _class_folders(path: Path, corners: str, names: dict[str, str]) -> list[tupl
         folders = [p for p in PurePosixPath(source.relative).parts[:-1] if p != "images"]
         label = labels.get(source.relative) or (folders[-1] if folders else None)
         if label is None:
-            raise UsageError(f"{source.name} lies in no class folder", allowed="CLASS/picture.jpg, or a manifest with labels")
+            raise UsageError(
+                f"{source.name} lies in no class folder",
+                allowed="CLASS/picture.jpg, or a manifest with labels",
+            )
         found.append((source, label, tuple(boxes.get(source.relative, ()))))
     return found
 
 
-def _tiny_imagenet(folder: Path, boxes: dict[str, list[Box]], labels: dict[str, str], names: dict[str, str]) -> None:
-    """Tiny-ImageNet as published: `train/WNID/WNID_boxes.txt`, `val/val_annotations.txt`, `words.txt` (corners inclusive)."""
+def _tiny_imagenet(
+    folder: Path, boxes: dict[str, list[Box]], labels: dict[str, str], names: dict[str, str]
+) -> None:
+    """Tiny-ImageNet as published: `train/WNID/WNID_boxes.txt`, `val/val_annotations.txt`, `words.txt`
+    (corners inclusive)."""
     for file in sorted(folder.rglob("*_boxes.txt")):
         for line in file.read_text(encoding="utf-8").splitlines():
             name, *corners = line.split("\t")

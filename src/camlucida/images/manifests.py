@@ -1,4 +1,5 @@
-"""Lists of pictures with what is known of them: CSV, JSON lines or Parquet, several rows a picture allowed."""
+"""Lists of pictures with what is known of them: CSV, JSON lines or Parquet, several rows a picture
+allowed."""
 
 from __future__ import annotations
 
@@ -33,7 +34,8 @@ class Row:
 
 
 def read(file: str | Path, corners: str = "half-open") -> tuple[Row, ...]:
-    """Rows of a manifest (columns: any subset of COLUMNS with `path`). Raises UsageError with file and line."""
+    """Rows of a manifest (columns: any subset of COLUMNS with `path`). Raises UsageError with file and
+    line."""
     file = Path(file)
     suffix = file.suffix.lower()
     try:
@@ -66,7 +68,11 @@ def parse(records: Iterable[Mapping[str, Any]], corners: str, where: str) -> tup
         if "path" not in record:
             raise UsageError(f"{where}, line {line}: no path", allowed="columns " + ", ".join(COLUMNS))
         labels = record.get("labels", record.get("label", ()))
-        labels = tuple(str(v) for v in labels) if isinstance(labels, (list, tuple)) else tuple(str(labels).split(";"))
+        labels = (
+            tuple(str(v) for v in labels)
+            if isinstance(labels, (list, tuple))
+            else tuple(str(labels).split(";"))
+        )
         rows.append(
             Row(
                 str(record["path"]),
@@ -91,5 +97,7 @@ def _box(record: Mapping[str, Any], corners: str, where: str) -> Box | None:
         raise UsageError(f"{where}: a box", got=given, allowed="four numbers x0, y0, x1, y1") from None
     extra = 1.0 if corners == "inclusive" else 0.0
     if not all(map(math.isfinite, (x0, y0, x1, y1))) or x1 + extra <= x0 or y1 + extra <= y0:
-        raise UsageError(f"{where}: an empty or inverted {corners} box", got=given, allowed="x0 < x1 and y0 < y1")
+        raise UsageError(
+            f"{where}: an empty or inverted {corners} box", got=given, allowed="x0 < x1 and y0 < y1"
+        )
     return Box(x0, y0, x1 + extra, y1 + extra)

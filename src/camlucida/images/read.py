@@ -24,10 +24,11 @@ Image.init()  # the decoders of FORMATS; Pillow itself knows fewer until a first
 
 
 def read_picture(source: Any, background: RGB = MEAN_COLOUR, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """A path, encoded bytes, a PIL picture, an array `(H, W[, 1|3|4])` or a tensor `([1|3|4,] H, W)` → upright RGB.
+    """A path, encoded bytes, a PIL picture, an array `(H, W[, 1|3|4])` or a tensor `([1|3|4,] H, W)` →
+    upright RGB.
 
-    Numbers: uint8 0…255, uint16 0…65535, floats 0…1. EXIF orientation is applied, alpha is laid onto `background`,
-    animated and multi-page files give their first frame. Raises InputError with the reason.
+    Numbers: uint8 0…255, uint16 0…65535, floats 0…1. EXIF orientation is applied, alpha is laid onto
+    `background`, animated and multi-page files give their first frame. Raises InputError with the reason.
     """
     if isinstance(source, (str, Path)):
         try:
@@ -45,7 +46,9 @@ def read_picture(source: Any, background: RGB = MEAN_COLOUR, max_pixels: int = M
         array = (array.float() if array.is_floating_point() else array).numpy()
         return _from_array(np.moveaxis(array, 0, -1) if array.ndim == 3 else array, background)
     raise InputError(
-        "a picture", got=type(source).__name__, allowed="a path, bytes, a PIL picture, an array (H, W, 3) or a tensor (3, H, W)"
+        "a picture",
+        got=type(source).__name__,
+        allowed="a path, bytes, a PIL picture, an array (H, W, 3) or a tensor (3, H, W)",
     )
 
 
@@ -59,7 +62,8 @@ def decode(data: bytes, background: RGB = MEAN_COLOUR, max_pixels: int = MAX_PIX
             picture = Image.open(io.BytesIO(data), formats=FORMATS)
         if picture.width * picture.height > max_pixels:
             raise InputError(
-                f"decompression bomb: {picture.width} × {picture.height} pixels in {len(data)} bytes", allowed=f"up to {max_pixels} pixels"
+                f"decompression bomb: {picture.width} × {picture.height} pixels in {len(data)} bytes",
+                allowed=f"up to {max_pixels} pixels",
             )
         picture.load()
         return _to_rgb(ImageOps.exif_transpose(picture), background)
@@ -75,14 +79,18 @@ def decode(data: bytes, background: RGB = MEAN_COLOUR, max_pixels: int = MAX_PIX
 
 def _from_array(array: NDArray, background: RGB) -> Image.Image:
     if array.ndim not in (2, 3) or 0 in array.shape or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
-        raise InputError("a picture", got=f"shape {array.shape}", allowed="(H, W), (H, W, 1), (H, W, 3) or (H, W, 4)")
+        raise InputError(
+            "a picture", got=f"shape {array.shape}", allowed="(H, W), (H, W, 1), (H, W, 3) or (H, W, 4)"
+        )
     if array.dtype == np.bool_:
         array = array.astype(np.uint8) * 255
     elif array.dtype == np.uint16:
         array = _sixteen_to_eight(array)
     elif np.issubdtype(array.dtype, np.floating):
         if not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
-            raise InputError("a picture of floats", got=f"values {array.min():g} … {array.max():g}", allowed="0 … 1")
+            raise InputError(
+                "a picture of floats", got=f"values {array.min():g} … {array.max():g}", allowed="0 … 1"
+            )
         array = np.rint(array * 255).astype(np.uint8)
     elif array.dtype != np.uint8:
         raise InputError("a picture", got=f"dtype {array.dtype}", allowed="uint8, uint16, or floats in 0 … 1")
@@ -104,7 +112,9 @@ def _to_rgb(picture: Image.Image, background: RGB) -> Image.Image:
         values = np.asarray(picture, np.float64)
         top = 1.0 if picture.mode == "F" and values.max() <= 1 else 255.0 if values.max() <= 255 else 65535.0
         if not np.isfinite(values).all() or values.min() < 0 or values.max() > 65535:
-            raise InputError("a grey picture", got=f"values {values.min():g} … {values.max():g}", allowed="0 … 65535")
+            raise InputError(
+                "a grey picture", got=f"values {values.min():g} … {values.max():g}", allowed="0 … 65535"
+            )
         return Image.fromarray(np.rint(values / top * 255).astype(np.uint8)).convert("RGB")
     if picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
         seen = picture.convert("RGBA")

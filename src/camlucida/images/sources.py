@@ -23,8 +23,8 @@ MAX_MEMBER_BYTES = 512 * 2**20
 
 @dataclass(frozen=True)
 class Source:
-    """One picture to be read. `name`: how it is called in tables; `relative`: its path below the input it came from;
-    `file`: on disk, or the archive that holds `member`; `problem`: why it must not be read."""
+    """One picture to be read. `name`: how it is called in tables; `relative`: its path below the input it
+    came from; `file`: on disk, or the archive that holds `member`; `problem`: why it must not be read."""
 
     name: str
     relative: str
@@ -45,7 +45,14 @@ class Source:
             raise
         except OSError as error:
             raise InputError(f"cannot read: {error.strerror or error}") from error
-        except (zipfile.BadZipFile, tarfile.TarError, RuntimeError, KeyError, EOFError, NotImplementedError) as error:
+        except (
+            zipfile.BadZipFile,
+            tarfile.TarError,
+            RuntimeError,
+            KeyError,
+            EOFError,
+            NotImplementedError,
+        ) as error:
             raise InputError(f"broken archive member: {error}") from error
         except Exception as error:  # zlib, lzma and bz2 raise their own kinds
             raise InputError(f"broken archive member: {type(error).__name__}: {error}") from error
@@ -64,9 +71,9 @@ def is_archive(path: str | Path) -> bool:
 
 
 def expand(inputs: Iterable[str | Path]) -> Listing:
-    """Files, folders (pictures by suffix, recursive, sorted), globs, archives (also `x.zip/inner/folder`) and manifests
-    → the pictures in them. A named file is taken whatever its suffix; the same picture named twice is taken once.
-    Raises UsageError for a path that is not there."""
+    """Files, folders (pictures by suffix, recursive, sorted), globs, archives (also `x.zip/inner/folder`) and
+    manifests → the pictures in them. A named file is taken whatever its suffix; the same picture named twice
+    is taken once. Raises UsageError for a path that is not there."""
     found: dict[tuple[str, str | None], Source] = {}
     others = 0
     for given in inputs:
@@ -98,8 +105,12 @@ def _expand_one(given: str) -> Listing:
         matches = sorted(glob.glob(given, recursive=True))
         if matches:
             listings = [_expand_one(match) for match in matches]
-            return Listing(tuple(s for one in listings for s in one.sources), sum(one.others for one in listings))
-    raise UsageError(f"no such picture, folder, archive or manifest: {given}", do="check the path; quote a glob")
+            return Listing(
+                tuple(s for one in listings for s in one.sources), sum(one.others for one in listings)
+            )
+    raise UsageError(
+        f"no such picture, folder, archive or manifest: {given}", do="check the path; quote a glob"
+    )
 
 
 def _folder(folder: Path) -> Listing:
@@ -121,11 +132,16 @@ def _is_picture_name(name: str) -> bool:
 
 
 def archive_members(path: Path, below: str = "") -> Listing:
-    """The pictures of an archive, sorted by name (compressed tars: in their own order, which reads them once)."""
+    """The pictures of an archive, sorted by name (compressed tars: in their own order, which reads them
+    once)."""
     try:
         names = _archive(os.getpid(), str(path)).names
     except (OSError, zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
-        raise UsageError(f"cannot open the archive {path}", got=str(error) or type(error).__name__, do="check that it is complete") from error
+        raise UsageError(
+            f"cannot open the archive {path}",
+            got=str(error) or type(error).__name__,
+            do="check that it is complete",
+        ) from error
     below = below.strip("/")
     names = [n for n in names if not below or n == below or n.startswith(below + "/")]
     pictures = [n for n in names if _is_picture_name(n)]
@@ -185,15 +201,24 @@ def read_text(path: Path, inner: str) -> str | None:
         file = path / inner
         return file.read_text(encoding="utf-8") if file.is_file() else None
     archive = _archive(os.getpid(), str(path))
-    return io.TextIOWrapper(io.BytesIO(archive.read(inner)), encoding="utf-8").read() if inner in archive.names else None
+    return (
+        io.TextIOWrapper(io.BytesIO(archive.read(inner)), encoding="utf-8").read()
+        if inner in archive.names
+        else None
+    )
 
 
 def unique_names(sources: Sequence[Source]) -> list[str]:
-    """File-system-safe names from the relative paths, without suffix; made unique by a counter where two meet."""
+    """File-system-safe names from the relative paths, without suffix; made unique by a counter where two
+    meet."""
     taken: set[str] = set()
     names = []
     for source in sources:
-        stem = str(PurePosixPath(source.relative).with_suffix("")) if PurePosixPath(source.relative).name else source.relative
+        stem = (
+            str(PurePosixPath(source.relative).with_suffix(""))
+            if PurePosixPath(source.relative).name
+            else source.relative
+        )
         safe = "".join(c if c.isalnum() or c in "-._" else "_" for c in stem).strip("._")[-150:] or "picture"
         name, count = safe, 2
         while name.lower() in taken:

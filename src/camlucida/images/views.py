@@ -18,10 +18,10 @@ from camlucida.values import Size, View
 class Preprocessing:
     """From an upright RGB picture to the network's pixels.
 
-    `size`: shorter side after resizing (`resize="short"`) or side of the square it is squashed to (`"squash"`); `crop`:
-    side of the centre crop, None for none; `channels`: RGB, BGR or L; `scale`: what 255 becomes before mean and std,
-    one number per channel; `any_size`: takes pictures of any shape (else the square `crop or size` only); `minimum`:
-    the smallest side it takes.
+    `size`: shorter side after resizing (`resize="short"`) or side of the square it is squashed to
+    (`"squash"`); `crop`: side of the centre crop, None for none; `channels`: RGB, BGR or L; `scale`: what 255
+    becomes before mean and std, one number per channel; `any_size`: takes pictures of any shape (else the
+    square `crop or size` only); `minimum`: the smallest side it takes.
     """
 
     size: int = 224
@@ -39,7 +39,9 @@ class Preprocessing:
         expected = len(self.channels)
         if len(self.mean) != expected or len(self.std) != expected or min(self.std) <= 0:
             raise UsageError(
-                "preprocessing", got=f"mean {self.mean}, std {self.std}", allowed=f"{expected} numbers each for {self.channels}, std > 0"
+                "preprocessing",
+                got=f"mean {self.mean}, std {self.std}",
+                allowed=f"{expected} numbers each for {self.channels}, std > 0",
             )
 
     @property
@@ -51,8 +53,8 @@ class Preprocessing:
         return (r, g, b)
 
     def view(self, source: Size, kind: str = "card", zoom: float = 1.0, flip: bool = False) -> View:
-        """`card`: the card's own resize and crop. `whole`: the whole picture, its shorter side `size · zoom`; squashed
-        to the card's square where the network takes no other shape."""
+        """`card`: the card's own resize and crop. `whole`: the whole picture, its shorter side `size · zoom`;
+        squashed to the card's square where the network takes no other shape."""
         if kind not in ("card", "whole"):
             raise UsageError("view", got=repr(kind), allowed="card | whole")
         square = self.crop or self.size
@@ -63,9 +65,8 @@ class Preprocessing:
             resized = Size(short, short) if self.resize == "squash" else source.with_short_side(short)
             return View.whole(source, resized, flip)
         resized = Size(self.size, self.size) if self.resize == "squash" else source.with_short_side(self.size)
-        if self.crop is None:
-            if self.any_size:
-                return View.whole(source, resized, flip)
+        if self.crop is None and self.any_size:
+            return View.whole(source, resized, flip)
         side = Size(min(square, resized.height), min(square, resized.width))
         top, left = round((resized.height - side.height) / 2), round((resized.width - side.width) / 2)
         return View(source, resized, (top, left, side.height, side.width), flip)

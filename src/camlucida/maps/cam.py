@@ -16,10 +16,12 @@ from camlucida.values import Batch, HeatMaps
 
 @dataclass(frozen=True)
 class CAM:
-    """M_c(x, y) = Σ_k w_ck f_k(x, y): one forward pass gives the maps of all classes; mean of the map + bias = logit.
+    """M_c(x, y) = Σ_k w_ck f_k(x, y): one forward pass gives the maps of all classes; mean of the map + bias
+    = logit.
 
-    Exact where the head is pool → linear; linearised with each picture's own mean and deviation where a layer norm lies
-    between. Takes targets that are linear in the logits. Raises UnsupportedError for any other head.
+    Exact where the head is pool → linear; linearised with each picture's own mean and deviation where a layer
+    norm lies between. Takes targets that are linear in the logits. Raises UnsupportedError for any other
+    head.
     """
 
     layer: str | None = None
@@ -35,9 +37,17 @@ class CAM:
                 do="use cl.GradCAM(), or put the head on with cl.load(…, head='gap') and train it",
             )  # fmt: skip
         if self.layer is not None and network.find_layer(self.layer, batch.pixels).point != layer.point:
-            raise LayerError(f"CAM at layer {self.layer!r}", allowed=f"{layer.name}, the layer before pooling", do="use cl.GradCAM(layer=…)")
+            raise LayerError(
+                f"CAM at layer {self.layer!r}",
+                allowed=f"{layer.name}, the layer before pooling",
+                do="use cl.GradCAM(layer=…)",
+            )
         if target.layers:
-            raise TargetError("CAM explains logits", got=f"a target inside {', '.join(target.layers)}", do="use cl.GradCAM(layer=…)")
+            raise TargetError(
+                "CAM explains logits",
+                got=f"a target inside {', '.join(target.layers)}",
+                do="use cl.GradCAM(layer=…)",
+            )
         with taps.borrowed(network.module):
             run = network.run(batch.pixels, [layer.point])
             features = run.tapped[layer.point].float().movedim(head.channel_axis, 1)
@@ -48,8 +58,8 @@ class CAM:
             values = _chosen(bound, weight, len(features)) @ cells
             scores = bound.scores(output, None).float()
         return HeatMaps(
-            values.unflatten(2, features.shape[2:]), bound.classes, scores, found.grid(layer, tuple(batch.pixels.shape[2:])),
-            batch.views, "cam", bound.words, layer.name, logits=output.any_logits(),
+            values.unflatten(2, features.shape[2:]), bound.classes, scores,
+            found.grid(layer, tuple(batch.pixels.shape[2:])), batch.views, "cam", bound.words, layer.name, logits=output.any_logits(),
         )  # fmt: skip
 
 
@@ -58,7 +68,11 @@ def _chosen(bound: Bound, weight: Tensor, pictures: int) -> Tensor:
     if bound.coefficients is not None:
         return bound.coefficients.float() @ weight
     if bound.classes is None or bound.words.startswith("probability"):
-        raise TargetError("CAM explains what is linear in the logits", got=bound.words, do="use ClassTarget or MarginTarget, or another method")
+        raise TargetError(
+            "CAM explains what is linear in the logits",
+            got=bound.words,
+            do="use ClassTarget or MarginTarget, or another method",
+        )
     if weight.shape[0] == 1:
         return weight[0][bound.classes]
     return torch.gather(weight, 1, bound.classes[..., None].expand(-1, -1, weight.shape[2]))

@@ -1,4 +1,5 @@
-"""Methods by name. The command's flag, the contract test and the manifest read this dict; listing it imports none."""
+"""Methods by name. The command's flag, the contract test and the manifest read this dict; listing it imports
+none."""
 
 from __future__ import annotations
 
@@ -17,13 +18,15 @@ METHODS: dict[str, str] = {
 
 
 class Method(Protocol):
-    """Stateless: options are fields. Takes a batch of N pictures (or bare pixels) and a target of K scalars each."""
+    """Stateless: options are fields. Takes a batch of N pictures (or bare pixels) and a target of K scalars
+    each."""
 
     def __call__(self, network: Network, batch: Batch, target: Target) -> HeatMaps: ...
 
 
 def method(spec: str) -> Method:
-    """A method by name, options after a colon: `grad-cam`, `occlusion:patch=16,stride=4`. Raises UsageError."""
+    """A method by name, options after a colon: `grad-cam`, `occlusion:patch=16,stride=4`. Raises
+    UsageError."""
     return specs.build(spec, METHODS, "method")  # type: ignore[return-value]
 
 

@@ -19,8 +19,8 @@ from camlucida.values import Batch, Grid, HeatMaps
 class Occlusion:
     """How much of the target is lost when a square hides a place: clean − occluded, on the grid of places.
 
-    `patch`, `stride` in view pixels; valid places only, ⌊(L − patch)/stride⌋ + 1 per axis; `fill` in the normalised space,
-    0 = the mean colour; `batch`: occluded copies per forward pass.
+    `patch`, `stride` in view pixels; valid places only, ⌊(L − patch)/stride⌋ + 1 per axis; `fill` in the
+    normalised space, 0 = the mean colour; `batch`: occluded copies per forward pass.
     """
 
     patch: int = 32
@@ -34,7 +34,11 @@ class Occlusion:
         pixels = batch.pixels
         view = tuple(pixels.shape[2:])
         if self.patch < 1 or self.stride < 1 or self.batch < 1 or self.patch > min(view):
-            raise UsageError("Occlusion", got=f"patch {self.patch}, stride {self.stride}, batch {self.batch}", allowed=f"patch 1 … {min(view)}, stride ≥ 1, batch ≥ 1")
+            raise UsageError(
+                "Occlusion",
+                got=f"patch {self.patch}, stride {self.stride}, batch {self.batch}",
+                allowed=f"patch 1 … {min(view)}, stride ≥ 1, batch ≥ 1",
+            )
         places = tuple((side - self.patch) // self.stride + 1 for side in view)
         corners = list(itertools.product(*(range(0, n * self.stride, self.stride) for n in places)))
         layers = {name: network.find_layer(name, pixels) for name in target.layers}
@@ -42,7 +46,10 @@ class Occlusion:
 
         def output_of(shown: Tensor) -> Output:
             run = network.run(shown, points)
-            return Output(run.output, {name: run.tapped[one.point] for name, one in layers.items()})
+            tapped = {
+                name: run.tapped[one.point].movedim(one.channel_axis, 1) for name, one in layers.items()
+            }
+            return Output(run.output, tapped)
 
         with taps.borrowed(network.module):
             clean = output_of(pixels)
@@ -59,5 +66,20 @@ class Occlusion:
                 lost = scores[rows] - bound.scores(output_of(shown), rows).float()
                 values[rows, :, torch.tensor([place for _, place in chunk], device=scores.device)] = lost
         ones = (1.0,) * len(view)
-        grid = Grid(view, tuple(self.patch / 2 * o for o in ones), tuple(self.stride * o for o in ones), tuple(self.patch * o for o in ones), "places")
-        return HeatMaps(values.unflatten(2, places), bound.classes, scores, grid, batch.views, "occlusion", bound.words, logits=clean.any_logits())
+        grid = Grid(
+            view,
+            tuple(self.patch / 2 * o for o in ones),
+            tuple(self.stride * o for o in ones),
+            tuple(self.patch * o for o in ones),
+            "places",
+        )
+        return HeatMaps(
+            values.unflatten(2, places),
+            bound.classes,
+            scores,
+            grid,
+            batch.views,
+            "occlusion",
+            bound.words,
+            logits=clean.any_logits(),
+        )

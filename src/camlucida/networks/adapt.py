@@ -18,8 +18,9 @@ from camlucida.values import Label
 SQUARE_ONLY = ("vit_", "maxvit")  # torchvision families that take one input size
 
 
-def inner(module: nn.Module) -> nn.Module:
-    """The user's own module inside DataParallel and `torch.compile`, whose wrappers hooks cannot see through."""
+def inner(module: Any) -> nn.Module:
+    """The user's own module inside DataParallel and `torch.compile`, whose wrappers hooks cannot see
+    through."""
     while True:
         if hasattr(module, "_orig_mod"):
             module = module._orig_mod
@@ -37,7 +38,9 @@ def torchvision_module(name: str, arguments: Mapping[str, Any]) -> nn.Module:
     return torchvision.models.get_model(name, weights=None, **extra, **arguments)
 
 
-def torchvision_network(name: str, weights: str | Path | None, arguments: dict[str, Any], download: bool) -> tuple[nn.Module, Card]:
+def torchvision_network(
+    name: str, weights: str | Path | None, arguments: dict[str, Any], download: bool
+) -> tuple[nn.Module, Card]:
     """A torchvision classifier with the preprocessing and labels of its default weights."""
     import torchvision
 
@@ -54,29 +57,45 @@ def torchvision_network(name: str, weights: str | Path | None, arguments: dict[s
         minimum=75 if name == "inception_v3" else 32,
     )
     if weights != "default":
-        module = torchvision_module(name, arguments)
+        built = torchvision_module(name, arguments)
         labels = _labels(published) if arguments.get("num_classes", 1000) == 1000 else ()
         card = Card(name, f"torchvision/{name}", arguments, shape, labels)
         if weights is not None:
             from camlucida.networks.catalogue import _fill
 
-            _fill(module, weights)
-        return module, card
+            _fill(built, weights)
+        return built, card
     if arguments:
-        raise NetworkError(f"torchvision/{name} with its published weights", got=arguments, do="use weights=None to build it anew")
+        raise NetworkError(
+            f"torchvision/{name} with its published weights",
+            got=arguments,
+            do="use weights=None to build it anew",
+        )
     file = Path(torch.hub.get_dir()) / "checkpoints" / published.url.rsplit("/", 1)[-1]
     if not file.is_file() and not download:
         raise NetworkError(
             f"the published weights of torchvision/{name} are not in the cache ({file})",
-            do="allow the download with --download (download=True), or give a weights file, or weights=None for random ones",
+            do="allow the download with --download (download=True), or give a weights file, or weights=None "
+            "for random ones",
         )
-    module = torchvision_module(name, {"aux_logits": True, "transform_input": True} if name in ("googlenet", "inception_v3") else {})
+    module: Any = torchvision_module(
+        name, {"aux_logits": True, "transform_input": True} if name in ("googlenet", "inception_v3") else {}
+    )
     state = published.get_state_dict(check_hash=True) if not file.is_file() else cards.read_state_dict(file)
     module.load_state_dict(state)
     if name in ("googlenet", "inception_v3"):
         module.aux_logits = False
     licence = "see torchvision's model page: the weights' terms are their data set's"
-    return module, Card(name, f"torchvision/{name}", {}, shape, _labels(published), licence=licence, trained_by="torchvision", trained_on="ImageNet-1k")
+    return module, Card(
+        name,
+        f"torchvision/{name}",
+        {},
+        shape,
+        _labels(published),
+        licence=licence,
+        trained_by="torchvision",
+        trained_on="ImageNet-1k",
+    )
 
 
 def _labels(published: Any) -> tuple[Label, ...]:
@@ -95,11 +114,16 @@ def timm_module(name: str, arguments: Mapping[str, Any]) -> nn.Module:
     return _timm().create_model(name, pretrained=False, **arguments)
 
 
-def timm_network(name: str, weights: str | Path | None, arguments: dict[str, Any], download: bool) -> tuple[nn.Module, Card]:
+def timm_network(
+    name: str, weights: str | Path | None, arguments: dict[str, Any], download: bool
+) -> tuple[nn.Module, Card]:
     """A timm classifier with its own data configuration; published weights are fetched only if `download`."""
     timm = _timm()
     if weights == "default" and not download:
-        raise NetworkError(f"the published weights of timm/{name} come from the network", do="allow it with --download, or weights=None")
+        raise NetworkError(
+            f"the published weights of timm/{name} come from the network",
+            do="allow it with --download, or weights=None",
+        )
     if not timm.is_model(name.split(".")[0]):
         raise NetworkError(f"timm has no classifier {name!r}", do=nearest(name, timm.list_models()))
     module = timm.create_model(name, pretrained=weights == "default", **arguments)

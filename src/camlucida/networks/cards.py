@@ -33,7 +33,8 @@ class Tuned:
 
 @dataclass(frozen=True)
 class Card:
-    """All that must be known to use weights as they were trained. `architecture` and `arguments` rebuild the module."""
+    """All that must be known to use weights as they were trained. `architecture` and `arguments` rebuild the
+    module."""
 
     name: str = "network"
     architecture: str = ""
@@ -62,10 +63,22 @@ class Card:
             found = json.loads(text)
             schema = found.pop("schema", None)
             if schema != SCHEMA:
-                raise NetworkError("a card", got=f"schema {schema}", allowed=f"schema {SCHEMA}", do="repack the network with this version")
-            shape = {k: tuple(v) if isinstance(v, list) else v for k, v in found.pop("preprocessing").items()}
+                raise NetworkError(
+                    "a card",
+                    got=f"schema {schema}",
+                    allowed=f"schema {SCHEMA}",
+                    do="repack the network with this version",
+                )
+            shape: dict[str, Any] = {
+                k: tuple(v) if isinstance(v, list) else v for k, v in found.pop("preprocessing").items()
+            }
             labels = tuple(Label(**label) for label in found.pop("labels"))
-            return cls(preprocessing=Preprocessing(**shape), labels=labels, localization=Tuned(**found.pop("localization")), **found)
+            return cls(
+                preprocessing=Preprocessing(**shape),
+                labels=labels,
+                localization=Tuned(**found.pop("localization")),
+                **found,
+            )
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise NetworkError("a card cannot be read", got=f"{type(error).__name__}: {error}") from error
 
@@ -81,12 +94,18 @@ def digest(state: Mapping[str, Tensor]) -> str:
 
 
 def pack(file: str | Path, state: Mapping[str, Tensor], card: Card, dtype: torch.dtype | None = None) -> Card:
-    """Writes weights and card into one file, whole or not at all; `dtype` converts floating weights. Returns the card as written."""
+    """Writes weights and card into one file, whole or not at all; `dtype` converts floating weights. Returns
+    the card as written."""
     from safetensors.torch import save_file
 
     file = Path(file)
     kept = {
-        name: (t.to(dtype) if dtype is not None and t.is_floating_point() else t).detach().cpu().contiguous().clone() for name, t in state.items()
+        name: (t.to(dtype) if dtype is not None and t.is_floating_point() else t)
+        .detach()
+        .cpu()
+        .contiguous()
+        .clone()
+        for name, t in state.items()
     }
     card = replace(card, sha256=digest(kept))
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -109,17 +128,24 @@ def read_card(file: str | Path) -> Card:
     except (OSError, SafetensorError) as error:
         raise NetworkError(f"cannot open {file}", got=str(error)) from error
     if text is None:
-        raise NetworkError(f"{file} has no card", allowed="files written by camlucida", do="pack the weights with their card first")
+        raise NetworkError(
+            f"{file} has no card",
+            allowed="files written by camlucida",
+            do="pack the weights with their card first",
+        )
     return Card.from_json(text)
 
 
 def read_weights(file: str | Path, card: Card) -> dict[str, Tensor]:
-    """The weights of a packed file, checked against the card's digest; half precision comes back as float32."""
+    """The weights of a packed file, checked against the card's digest; half precision comes back as
+    float32."""
     from safetensors.torch import load_file
 
     state = load_file(str(file))
     if card.sha256 and digest(state) != card.sha256:
-        raise NetworkError(f"{file} is damaged: its weights do not match the card's sha256", do="fetch or pack it again")
+        raise NetworkError(
+            f"{file} is damaged: its weights do not match the card's sha256", do="fetch or pack it again"
+        )
     return {n: t.float() if t.is_floating_point() else t for n, t in state.items()}
 
 
@@ -148,12 +174,18 @@ def read_state_dict(file: str | Path) -> dict[str, Tensor]:
             do="where it was made: torch.save(model.state_dict(), 'weights.pth')",
         ) from error
     except Exception as error:
-        raise NetworkError(f"cannot read weights from {file}", got=f"{type(error).__name__}: {error}") from error
+        raise NetworkError(
+            f"cannot read weights from {file}", got=f"{type(error).__name__}: {error}"
+        ) from error
     for key in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise NetworkError(f"{file} is no state dict", allowed="names → tensors", do="torch.save(model.state_dict(), 'weights.pth')")
+        raise NetworkError(
+            f"{file} is no state dict",
+            allowed="names → tensors",
+            do="torch.save(model.state_dict(), 'weights.pth')",
+        )
     prefixes = ("module.", "_orig_mod.")
     while state and all(name.startswith(prefixes) for name in state):
         state = {name.split(".", 1)[1]: tensor for name, tensor in state.items()}

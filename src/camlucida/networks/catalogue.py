@@ -35,7 +35,8 @@ def published_file(name: str) -> Path:
 
 
 def names() -> tuple[str, ...]:
-    """All names that `load` knows by itself; `torchvision/NAME`, `timm/NAME`, files and `package.module:function` come on top."""
+    """All names that `load` knows by itself; `torchvision/NAME`, `timm/NAME`, files and
+    `package.module:function` come on top."""
     return (*ALIASES, *PUBLISHED, *ARCHITECTURES)
 
 
@@ -54,7 +55,9 @@ def build(architecture: str, arguments: Mapping[str, Any]) -> nn.Module:
     try:
         inspect.signature(builder).bind(**arguments)
     except TypeError as error:
-        raise NetworkError(f"{architecture} does not take these arguments", got=dict(arguments), do=str(error)) from error
+        raise NetworkError(
+            f"{architecture} does not take these arguments", got=dict(arguments), do=str(error)
+        ) from error
     except ValueError:
         pass  # no signature to check
     module = builder(**arguments)
@@ -75,12 +78,12 @@ def load(
     precision: str = "32-true",
     download: bool = False,
 ) -> Network:
-    """A network by name: `embedded`, a catalogue name, `torchvision/NAME`, `timm/NAME`, a packed `.safetensors` file, or
-    `package.module:function` (your own code).
+    """A network by name: `embedded`, a catalogue name, `torchvision/NAME`, `timm/NAME`, a packed
+    `.safetensors` file, or `package.module:function` (your own code).
 
-    `weights`: `default` (the published ones, from the package, the cache, or the network if `download`), None (random), or
-    a file with a state dict. `head="gap" | "gmp"` puts the CAM paper's head on any trunk, cut at layer `cut`; `width`
-    scales channels. Raises NetworkError.
+    `weights`: `default` (the published ones, from the package, the cache, or the network if `download`), None
+    (random), or a file with a state dict. `head="gap" | "gmp"` puts the CAM paper's head on any trunk, cut at
+    layer `cut`; `width` scales channels. Raises NetworkError.
     """
     if precision not in PRECISIONS:
         raise NetworkError("precision", got=repr(precision), do=nearest(precision, PRECISIONS))
@@ -92,7 +95,9 @@ def load(
         arguments["width"] = width
     if name.endswith(".safetensors") or name in PUBLISHED:
         if arguments and weights is not None:
-            raise NetworkError(f"{name} is fixed by its weights", got=arguments, do="use weights=None to build it anew")
+            raise NetworkError(
+                f"{name} is fixed by its weights", got=arguments, do="use weights=None to build it anew"
+            )
         file = published_file(name) if name in PUBLISHED else Path(name)
         if not file.is_file():
             raise NetworkError(f"there is no packed network {file}", do=nearest(name, names()))
@@ -101,18 +106,26 @@ def load(
         if weights not in ("default", None):
             _fill(module, weights)
     elif name.startswith("torchvision/"):
-        module, card = adapt.torchvision_network(name.removeprefix("torchvision/"), weights, arguments, download)
+        module, card = adapt.torchvision_network(
+            name.removeprefix("torchvision/"), weights, arguments, download
+        )
     elif name.startswith("timm/"):
         module, card = adapt.timm_network(name.removeprefix("timm/"), weights, arguments, download)
     elif name in ARCHITECTURES or (":" in name and not os.path.exists(name)):
         if weights == "default" and name in ARCHITECTURES:
-            raise NetworkError(f"{name} has no published weights", do="give weights=None for random ones, or a file")
+            raise NetworkError(
+                f"{name} has no published weights", do="give weights=None for random ones, or a file"
+            )
         module = build(name, arguments)
         card = Card(name=name, architecture=name, arguments=arguments)
         if weights not in ("default", None):
             _fill(module, weights)
     else:
-        raise NetworkError(f"network {name!r} is not known", do=nearest(name, names()) + "; or torchvision/NAME, timm/NAME, a packed file, package.module:function")
+        raise NetworkError(
+            f"network {name!r} is not known",
+            do=nearest(name, names())
+            + "; or torchvision/NAME, timm/NAME, a packed file, package.module:function",
+        )
     if head is not None or cut is not None:
         from camlucida.networks import heads
 
@@ -138,17 +151,36 @@ def _rebuild(file: Path, card: Card, arguments: dict[str, Any], load_weights: bo
         module.load_state_dict(cards.read_weights(file, card))
         return module, card
     labels = card.labels if arguments.get("num_classes") in (None, len(card.labels)) else ()
-    return module, replace(card, name=card.architecture, arguments={**card.arguments, **arguments}, labels=labels, sha256="", measured={})
+    return module, replace(
+        card,
+        name=card.architecture,
+        arguments={**card.arguments, **arguments},
+        labels=labels,
+        sha256="",
+        measured={},
+    )
 
 
 def _fill(module: nn.Module, file: str | Path) -> None:
     state = cards.read_state_dict(file)
     own = module.state_dict()
     missing, surplus = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-    wrong = [f"{n} {tuple(state[n].shape)} for {tuple(own[n].shape)}" for n in own.keys() & state.keys() if own[n].shape != state[n].shape]
+    wrong = [
+        f"{n} {tuple(state[n].shape)} for {tuple(own[n].shape)}"
+        for n in own.keys() & state.keys()
+        if own[n].shape != state[n].shape
+    ]
     if missing or surplus or wrong:
-        parts = [f"{len(g)} {w} ({', '.join(g[:4])}{' …' if len(g) > 4 else ''})" for g, w in ((missing, "missing"), (surplus, "surplus"), (wrong, "misshapen")) if g]
-        raise NetworkError(f"the weights in {file} do not fit the network", got="; ".join(parts), do="name the architecture and number of classes they were trained with")
+        parts = [
+            f"{len(g)} {w} ({', '.join(g[:4])}{' …' if len(g) > 4 else ''})"
+            for g, w in ((missing, "missing"), (surplus, "surplus"), (wrong, "misshapen"))
+            if g
+        ]
+        raise NetworkError(
+            f"the weights in {file} do not fit the network",
+            got="; ".join(parts),
+            do="name the architecture and number of classes they were trained with",
+        )
     module.load_state_dict(state)
 
 
@@ -157,7 +189,9 @@ def _imported(path: str) -> Callable[..., Any]:
     try:
         return getattr(importlib.import_module(module), attribute)
     except ModuleNotFoundError as error:
-        raise NetworkError(f"cannot import {module}", got=str(error), do="run where the package is importable") from error
+        raise NetworkError(
+            f"cannot import {module}", got=str(error), do="run where the package is importable"
+        ) from error
     except AttributeError as error:
         raise NetworkError(f"{module} has no {attribute!r}", do="give package.module:function") from error
 
@@ -167,10 +201,14 @@ def _device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
-        if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
-            raise UsageError(f"device {name}", got=f"{torch.cuda.device_count()} CUDA devices here", do="use --device cpu")
+        if device.type == "cuda" and (
+            not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()
+        ):
+            raise UsageError(
+                f"device {name}", got=f"{torch.cuda.device_count()} CUDA devices here", do="use --device cpu"
+            )
     except RuntimeError as error:
-        raise UsageError(f"device {name!r}", allowed="cpu | cuda | cuda:1 | auto …", do=str(error).splitlines()[0]) from error
+        raise UsageError(
+            f"device {name!r}", allowed="cpu | cuda | cuda:1 | auto …", do=str(error).splitlines()[0]
+        ) from error
     return device
-
-

@@ -22,13 +22,19 @@ from camlucida.taps import Point, Run
 from camlucida.values import Batch, Prediction, Size
 
 AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
-WHOLE = {"32-true": torch.float32, "64-true": torch.float64, "bf16-true": torch.bfloat16, "16-true": torch.float16}
+WHOLE = {
+    "32-true": torch.float32,
+    "64-true": torch.float64,
+    "bf16-true": torch.bfloat16,
+    "16-true": torch.float16,
+}
 PRECISIONS = (*WHOLE, *AUTOCAST)
 
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """`net(pixels (N, C, *spatial)) → logits (N, C)`. `layer`: where Grad-CAM looks, instead of the layer found by itself."""
+    """`net(pixels (N, C, *spatial)) → logits (N, C)`. `layer`: where Grad-CAM looks, instead of the layer
+    found by itself."""
 
     module: nn.Module
     card: Card = field(default_factory=Card)
@@ -42,7 +48,9 @@ class Network:
 
     @property
     def device(self) -> torch.device:
-        return next((t.device for t in [*self.module.parameters(), *self.module.buffers()]), torch.device("cpu"))
+        return next(
+            (t.device for t in [*self.module.parameters(), *self.module.buffers()]), torch.device("cpu")
+        )
 
     def __call__(self, batch_or_pixels: Batch | Tensor) -> Tensor:
         """Logits `(N, C)` float32; the module comes back as it was."""
@@ -69,11 +77,18 @@ class Network:
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Logits through the card's activation."""
-        return {"softmax": lambda x: x.softmax(1), "sigmoid": torch.sigmoid, "none": lambda x: x}[self.card.activation](logits)
+        return {"softmax": lambda x: x.softmax(1), "sigmoid": torch.sigmoid, "none": lambda x: x}[
+            self.card.activation
+        ](logits)
 
     def preprocess(self, images: Any, *, view: str = "card") -> Batch:
-        """Paths, PIL pictures, arrays or tensors (one, or several that give one shape) → Batch. `view`: `card` or `whole`."""
-        if isinstance(images, (str, Path, bytes, Image.Image)) or not isinstance(images, Iterable) or getattr(images, "ndim", 4) < 4:
+        """Paths, PIL pictures, arrays or tensors (one, or several that give one shape) → Batch. `view`:
+        `card` or `whole`."""
+        if (
+            isinstance(images, (str, Path, bytes, Image.Image))
+            or not isinstance(images, Iterable)
+            or getattr(images, "ndim", 4) < 4
+        ):
             images = [images]
         shape = self.card.preprocessing
         pixels, views = [], []
@@ -83,17 +98,26 @@ class Network:
             pixels.append(shape.pixels(picture, views[-1]))
         if len({p.shape for p in pixels}) != 1:
             got = sorted({tuple(p.shape[1:]) for p in pixels})
-            raise InputError("preprocess makes one batch of one shape", got=got or "no picture", do="preprocess pictures of other shapes apart")
+            raise InputError(
+                "preprocess makes one batch of one shape",
+                got=got or "no picture",
+                do="preprocess pictures of other shapes apart",
+            )
         return Batch(shape.normalise(torch.stack(pixels)).to(self.device), tuple(views))
 
     def structure(self, pixels: Tensor) -> Structure:
-        """Layers and head, from one run on the first picture; kept per input shape and parameter versions."""
-        key = (tuple(pixels.shape[1:]), tuple(p._version for p in self.module.parameters()))
-        if key not in self._structures:
+        """Layers and head, from one run on the first picture; kept per shape while no weight changes."""
+        weights = [*self.module.parameters(), *self.module.buffers()]
+        state = tuple((id(t), t._version, t.data_ptr()) for t in weights)
+        if self._structures.get("state") != state:
+            self._structures.clear()
+            self._structures["state"] = state
+        shape = tuple(pixels.shape[1:])
+        if shape not in self._structures:
             with taps.borrowed(self.module):
                 trace = taps.trace(self.module, self.forward, pixels[:1])
-                self._structures[key] = structure.read(trace, logits_of(trace.output))
-        return self._structures[key]
+                self._structures[shape] = structure.read(trace, logits_of(trace.output))
+        return self._structures[shape]
 
     def layers(self, pixels: Tensor | None = None) -> tuple[Layer, ...]:
         """The spatial layers in the order they run, for `pixels` or a blank picture of the card's size."""
@@ -104,31 +128,42 @@ class Network:
         return self.structure(pixels).layers
 
     def find_layer(self, layer: str | nn.Module | None, pixels: Tensor) -> Layer:
-        """A layer by name (`name#2`: its second call) or module; None: the tensor before pooling, or the last spatial one.
+        """A layer by name (`name#2`: its second call) or module; None: the tensor before pooling, or the last
+        spatial one.
 
-        Raises LayerError for one that does not exist, has no cells, or runs several times without saying which.
+        Raises LayerError for one that does not exist, has no cells, or runs several times without saying
+        which.
         """
         found = self.structure(pixels)
-        layer = layer if layer is not None else self.layer
-        if layer is None:
+        asked = layer if layer is not None else self.layer
+        if asked is None:
             if found.features is None:
                 raise LayerError("no spatial layer was found", do="name one: net.layers() lists what ran")
             return found.features
-        if isinstance(layer, nn.Module):
-            names = [n for n, m in self.module.named_modules() if m is layer]
-            if not names:
-                raise LayerError(f"the given {type(layer).__name__} is not part of this network")
-            layer = names[0]
-        matches = [one for one in found.layers if one.name == layer]
-        calls = [one.name for one in found.layers if one.point.name == layer]
-        if len(calls) > 1 and "#" not in layer:
-            raise LayerError(f"layer {layer!r} runs {len(calls)} times", allowed=", ".join([f"{layer}#1", *calls[1:]]))
-        matches = matches or [one for one in found.layers if f"{one.point.name}#{one.point.call + 1}" == layer]
+        name = asked if isinstance(asked, str) else None
+        if name is None:
+            name = next((n for n, m in self.module.named_modules() if m is asked), None)
+            if name is None:
+                raise LayerError(f"the given {type(asked).__name__} is not part of this network")
+        if found.features is not None and name == found.features.name:
+            return found.features
+        matches = [one for one in found.layers if one.name == name]
+        calls = [one.name for one in found.layers if one.point.name == name]
+        if len(calls) > 1 and "#" not in name:
+            raise LayerError(
+                f"layer {name!r} runs {len(calls)} times", allowed=", ".join([f"{name}#1", *calls[1:]])
+            )
+        matches = matches or [one for one in found.layers if f"{one.point.name}#{one.point.call + 1}" == name]
         if matches:
             return matches[0]
-        if layer in dict(self.module.named_modules()):
-            raise LayerError(f"layer {layer!r} has no spatial extent or did not run", do=f"live: {', '.join(one.name for one in found.layers[-5:])}")
-        raise LayerError(f"layer {layer!r} does not exist", do=nearest(layer, [one.name for one in found.layers]))
+        if name in dict(self.module.named_modules()):
+            raise LayerError(
+                f"layer {name!r} has no spatial extent or did not run",
+                do=f"live: {', '.join(one.name for one in found.layers[-5:])}",
+            )
+        raise LayerError(
+            f"layer {name!r} does not exist", do=nearest(name, [one.name for one in found.layers])
+        )
 
     def run(self, pixels: Tensor, points: Iterable[Point], gradient_at: Point | None = None) -> Run:
         """One tapped forward pass; call inside `taps.borrowed(net.module)`."""
@@ -143,5 +178,10 @@ def logits_of(output: Any) -> Tensor:
         output = output.logits
     if not isinstance(output, Tensor) or output.ndim != 2:
         got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise NetworkError("the module's output", got=got, allowed="logits (N, C), {'logits': …} or .logits", do="wrap the module in one that returns logits")
+        raise NetworkError(
+            "the module's output",
+            got=got,
+            allowed="logits (N, C), {'logits': …} or .logits",
+            do="wrap the module in one that returns logits",
+        )
     return output

@@ -1,5 +1,5 @@
-"""What a network is made of, read from one run on the real input: its spatial layers with stride and receptive field,
-the layer before pooling, and the linear head where there is one."""
+"""What a network is made of, read from one run on the real input: its spatial layers with stride and
+receptive field, the layer before pooling, and the linear head where there is one."""
 
 from __future__ import annotations
 
@@ -14,16 +14,22 @@ from camlucida.taps import Operation, Point, Trace, Value
 from camlucida.values import Grid
 
 PASSING = {
-    "flatten", "view", "reshape", "squeeze", "squeeze_", "unsqueeze", "contiguous", "dropout", "dropout1d", "dropout2d", "dropout3d",
-    "alpha_dropout", "feature_dropout", "to", "float", "clone", "identity", "type_as", "permute", "transpose", "__getitem__", "mT",
+    "flatten", "view", "reshape", "squeeze", "squeeze_", "unsqueeze", "contiguous", "dropout", "dropout1d",
+    "dropout2d", "dropout3d", "alpha_dropout", "feature_dropout", "to", "float", "clone", "identity",
+    "type_as", "permute", "transpose", "__getitem__", "mT",
+}  # fmt: skip
+RESHAPING = ("flatten", "view", "reshape")
+MIXING = {
+    "matmul", "__matmul__", "bmm", "baddbmm", "einsum", "scaled_dot_product_attention",
+    "multi_head_attention_forward", "interpolate", "grid_sample", "roll", "flip", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d",
 }  # fmt: skip
 POOLS = {"max_pool", "avg_pool", "adaptive_avg_pool", "adaptive_max_pool", "lp_pool"}
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One spatial layer, axes in the order of the input's: stride, offset (centre of cell 0) and receptive field in view
-    pixels, None where the run does not tell; `reached`: whether the logits depend on it."""
+    """One spatial layer, axes in the order of the input's: stride, offset (centre of cell 0) and receptive
+    field in view pixels, None where the run does not tell; `reached`: whether the logits depend on it."""
 
     name: str
     point: Point
@@ -33,14 +39,16 @@ class Layer:
     offset: tuple[float, ...] | None
     receptive_field: tuple[float, ...] | None
     reached: bool
+    channel_axis: int = 1  # −1: channels last
 
 
 @dataclass(frozen=True)
 class Head:
     """Features `(N, K, *cells)` → pool over cells → optional norm → linear → logits.
 
-    `weight (C, K)` is None where the pooled channels are the logits themselves; `norm`: ("layer", weight, bias, eps) or
-    ("affine", scale, shift), applied to the pooled vector; `channel_axis` is −1 for channels-last features.
+    `weight (C, K)` is None where the pooled channels are the logits themselves; `norm`: ("layer", weight,
+    bias, eps) or ("affine", scale, shift), applied to the pooled vector; `channel_axis` is −1 for
+    channels-last features.
     """
 
     pool: str  # "avg" | "max"
@@ -59,11 +67,20 @@ class Head:
         return flat.mean(-1) if self.pool == "avg" else flat.amax(-1)
 
     def linear(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """`(weights (N or 1, C, K), shift (N or 1, K), bias (N or 1, C))` with, for these features `(N, K, *cells)`,
-        logit = Σ_k weights · (pooled + shift) + bias: exact, or linearised at each picture's own norm."""
+        """`(weights (N or 1, C, K), shift (N or 1, K), bias (N or 1, C))` with, for these features `(N, K,
+        *cells)`, logit = Σ_k weights · (pooled + shift) + bias: exact, or linearised at each picture's own
+        norm."""
         channels = features.shape[1]
-        weight = torch.eye(channels, device=features.device) if self.weight is None else self.weight.detach().float()
-        bias = torch.zeros(len(weight), device=features.device) if self.bias is None else self.bias.detach().float()
+        weight = (
+            torch.eye(channels, device=features.device)
+            if self.weight is None
+            else self.weight.detach().float()
+        )
+        bias = (
+            torch.zeros(len(weight), device=features.device)
+            if self.bias is None
+            else self.bias.detach().float()
+        )
         shift = torch.zeros(1, channels, device=features.device)
         if self.norm is None:
             return weight[None], shift, bias[None]
@@ -72,14 +89,20 @@ class Head:
             return (weight * scale)[None], shift, (bias + weight @ moved)[None]
         _, gain, moved, eps = self.norm
         pooled = self.pooled(features)
-        mean, deviation = pooled.mean(1, keepdim=True), (pooled.var(1, unbiased=False, keepdim=True) + eps).sqrt()
+        mean, deviation = (
+            pooled.mean(1, keepdim=True),
+            (pooled.var(1, unbiased=False, keepdim=True) + eps).sqrt(),
+        )
         gained = weight if gain is None else weight * gain.detach().float()
         bias = bias if moved is None else bias + weight @ moved.detach().float()
         return gained[None] / deviation[..., None], shift - mean, bias[None]
 
     def logits(self, features: Tensor) -> Tensor:
         weight, shift, bias = self.linear(features)
-        return torch.einsum("nck,nk->nc", weight.expand(len(features), -1, -1), self.pooled(features) + shift) + bias
+        return (
+            torch.einsum("nck,nk->nc", weight.expand(len(features), -1, -1), self.pooled(features) + shift)
+            + bias
+        )
 
 
 @dataclass(frozen=True)
@@ -99,33 +122,53 @@ class Structure:
 def read(trace: Trace, logits: Tensor) -> Structure:
     """The structure behind one recorded run on one picture."""
     producers = {operation.output: operation for operation in trace.operations}
-    shapes = {operation.output: operation.shape for operation in trace.operations}
-    output = next((v for v in reversed(list(producers)) if v[0] == id(logits)), trace.output if isinstance(trace.output, tuple) else None)
+    output = next((v for v in reversed(list(producers)) if v[0] == id(logits)), None)
     needed = _ancestors(output, producers)
-    fields = _receptive_fields(trace)
+    axes = next((len(t.shape) - 2 for t in trace.alive if (id(t), t._version) == trace.input), 2)
+    fields = _receptive_fields(trace, axes)
+    orders = _channel_axes(trace, axes)
     names: dict[Value, Point] = {}
     for point, (value, _) in trace.modules.items():
         if value not in names or len(point.name) < len(names[value].name):
             names[value] = point
 
-    def layer(point: Point, value: Value, shape: tuple[int, ...], channel_axis: int = 1) -> Layer:
-        size = shape[2:] if channel_axis == 1 else shape[1:-1]
-        found = fields.get(value)
-        stride, offset, extent = found if found and len(found[0]) == len(size) else (None, None, None)
-        return Layer(str(point), point, shape[channel_axis], size, stride, offset, extent, value in needed)
+    def cells(value: Value, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Cells per axis; none where the tensor has not the axes of the input."""
+        if len(shape) != axes + 2:
+            return ()
+        return shape[1:-1] if orders.get(value) == -1 else shape[2:]
 
-    layers = tuple(layer(p, v, s) for p, (v, s) in trace.modules.items() if len(s) > 2 and math.prod(s[2:]) > 1)
+    def layer(point: Point, value: Value, shape: tuple[int, ...]) -> Layer:
+        channel_axis = orders.get(value, 1)
+        stride, offset, extent = fields.get(value, (None, None, None))
+        size, reached = cells(value, shape), value in needed
+        return Layer(
+            str(point), point, shape[channel_axis], size, stride, offset, extent, reached, channel_axis
+        )
+
+    layers = tuple(layer(p, v, s) for p, (v, s) in trace.modules.items() if math.prod(cells(v, s)) > 1)
     found = _head(output, producers)
-    if found is not None:
-        head, pool, value, shape = found
+    if found is not None and len(found[3]) == axes + 2:
+        head, user, value, shape = found
+        orders[value] = head.channel_axis
         features = _features_of(value, trace)
         if features is not None:
             given = features.movedim(head.channel_axis, 1)
-            again = head.logits(given) if given.shape[1] == (head.weight.shape[1] if head.weight is not None else given.shape[1]) else None
-            if again is not None and again.shape == logits.shape and torch.allclose(again, logits.float(), rtol=1e-2, atol=1e-2 * float(logits.abs().max() + 1e-6)):
-                point = names.get(value) or Point(pool.name, pool.call, "function")
-                return Structure(layers, layer(point, value, shape, head.channel_axis), head)
-    return Structure(layers, _last_spatial(trace, producers, needed, names, layer), None)
+            again = (
+                head.logits(given)
+                if given.shape[1] == (head.weight.shape[1] if head.weight is not None else given.shape[1])
+                else None
+            )
+            if (
+                again is not None
+                and again.shape == logits.shape
+                and torch.allclose(
+                    again, logits.float(), rtol=1e-2, atol=1e-2 * float(logits.abs().max() + 1e-6)
+                )
+            ):
+                point = names.get(value) or Point(user.name, user.call, "function")
+                return Structure(layers, layer(point, value, shape), head)
+    return Structure(layers, _last_spatial(trace, needed, names, cells, layer), None)
 
 
 def _ancestors(value: Value | None, producers: dict[Value, Operation]) -> set[Value]:
@@ -142,16 +185,26 @@ def _features_of(value: Value, trace: Trace) -> Tensor | None:
     return next((t for t in trace.alive if (id(t), t._version) == value), None)
 
 
-def _last_spatial(trace: Trace, producers: dict, needed: set[Value], names: dict[Value, Point], layer: Any) -> Layer | None:
-    """The last tensor with cells on the way to the logits that is no pooling and no reshaping (Grad-CAM's default layer)."""
+def _last_spatial(
+    trace: Trace, needed: set[Value], names: dict[Value, Point], cells: Any, layer: Any
+) -> Layer | None:
+    """The last tensor with cells on the way to the logits that is no pooling and no reshaping (Grad-CAM's
+    default layer)."""
     for position in range(len(trace.operations) - 1, -1, -1):
         operation = trace.operations[position]
-        spatial = len(operation.shape) > 2 and math.prod(operation.shape[2:]) > 1
-        if not spatial or operation.output not in needed or operation.name in PASSING or _base(operation.name) in POOLS:
+        if (
+            math.prod(cells(operation.output, operation.shape)) <= 1
+            or operation.output not in needed
+            or operation.name in PASSING
+            or _base(operation.name) in POOLS
+        ):
             continue
         if operation.output in names:
             return layer(names[operation.output], operation.output, operation.shape)
-        user = next((o for o in trace.operations[position + 1 :] if o.inputs and o.inputs[0] == operation.output), None)
+        user = next(
+            (o for o in trace.operations[position + 1 :] if o.inputs and o.inputs[0] == operation.output),
+            None,
+        )
         if user is not None:
             return layer(Point(user.name, user.call, "function"), operation.output, operation.shape)
     return None
@@ -167,7 +220,9 @@ def _argument(operation: Operation, position: int, name: str, default: Any = Non
     return operation.kwargs.get(name, default)
 
 
-def _head(output: Value | None, producers: dict[Value, Operation]) -> tuple[Head, Operation, Value, tuple[int, ...]] | None:
+def _head(
+    output: Value | None, producers: dict[Value, Operation]
+) -> tuple[Head, Operation, Value, tuple[int, ...]] | None:
     def back(value: Value | None) -> Operation | None:
         """The first operation above that does more than pass its input on."""
         while value in producers and producers[value].name in PASSING:
@@ -186,10 +241,21 @@ def _head(output: Value | None, producers: dict[Value, Operation]) -> tuple[Head
             operation = back(operation.inputs[0])
     if operation is not None and weight is not None and operation.name in ("layer_norm", "batch_norm"):
         if operation.name == "layer_norm":
-            norm = ("layer", *(_argument(operation, i, n, d) for i, n, d in ((2, "weight", None), (3, "bias", None), (4, "eps", 1e-5))))
+            norm = (
+                "layer",
+                *(
+                    _argument(operation, i, n, d)
+                    for i, n, d in ((2, "weight", None), (3, "bias", None), (4, "eps", 1e-5))
+                ),
+            )
         else:
             mean, var = _argument(operation, 1, "running_mean"), _argument(operation, 2, "running_var")
-            gain, moved, eps = (_argument(operation, i, n, d) for i, n, d in ((3, "weight", None), (4, "bias", None), (7, "eps", 1e-5)))
+            gain, moved, eps = (
+                _argument(operation, i, n, d)
+                for i, n, d in ((3, "weight", None), (4, "bias", None), (7, "eps", 1e-5))
+            )
+            if mean is None or var is None:
+                return None  # the statistics of each batch: no linear head
             scale = (var + eps).rsqrt() * (1 if gain is None else gain.detach())
             norm = ("affine", scale, (0 if moved is None else moved.detach()) - mean * scale)
         operation = back(operation.inputs[0])
@@ -199,7 +265,15 @@ def _head(output: Value | None, producers: dict[Value, Operation]) -> tuple[Head
     if pooled is None:
         return None
     kind, channel_axis, shape = pooled
-    return Head(kind, weight, bias, norm, channel_axis), operation, operation.inputs[0], shape
+    value, head = operation.inputs[0], Head(kind, weight, bias, norm, channel_axis)
+    while (
+        value in producers and producers[value].name in RESHAPING
+    ):  # x.flatten(2).mean(2): the map before it
+        before = tuple(producers[value].args[0].shape)
+        if before[channel_axis] != shape[channel_axis] or math.prod(before) != math.prod(shape):
+            break
+        operation, shape, value = producers[value], before, producers[value].inputs[0]
+    return head, operation, value, shape
 
 
 def _global_pool(operation: Operation) -> tuple[str, int, tuple[int, ...]] | None:
@@ -230,13 +304,43 @@ def _global_pool(operation: Operation) -> tuple[str, int, tuple[int, ...]] | Non
 Field = tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]
 
 
-def _receptive_fields(trace: Trace) -> dict[Value, Field]:
-    """(stride, centre of cell 0, receptive field) of each value, by the recurrence of section 8. Where branches meet, the
-    larger field counts; gates that were pooled to one cell are left aside; None where an operation is not known."""
-    start: Value = trace.input
-    axes = next((len(t.shape) - 2 for t in trace.alive if (id(t), t._version) == start), 2)
-    fields: dict[Value, Field] = {start: ((1.0,) * axes, (0.5,) * axes, (1.0,) * axes)}
+def _channel_axes(trace: Trace, axes: int) -> dict[Value, int]:
+    """1 or −1 (channels last) for values with the axes of the input, as far as the run tells."""
+    places = {trace.input: 1}
+    ranks = {trace.input: axes + 2}
     for operation in trace.operations:
+        rank = ranks[operation.output] = len(operation.shape)
+        given = next((v for v in operation.inputs if v in places and ranks[v] == rank), None)
+        if rank != axes + 2 or given is None:
+            continue
+        place = places[given] % rank
+        if operation.name in ("permute", "transpose"):
+            asked = _argument(operation, 1, "dims", _argument(operation, 1, "dim0"))
+            order = list(range(rank))
+            if operation.name == "permute":
+                dims = asked if isinstance(asked, (tuple, list)) else operation.args[1:]
+                order = [d % rank for d in dims]
+            else:
+                a, b = asked, _argument(operation, 2, "dim1")
+                order[a], order[b] = order[b], order[a]
+            place = order.index(place)
+        elif _base(operation.name) in ("conv", "conv_transpose", *POOLS):
+            place = 1
+        if place in (1, rank - 1):
+            places[operation.output] = 1 if place == 1 else -1
+    return places
+
+
+def _receptive_fields(trace: Trace, axes: int) -> dict[Value, Field]:
+    """(stride, centre of cell 0, receptive field) of each value, by the recurrence of section 8. Where
+    branches meet, the larger field counts; gates that were pooled to one cell are left aside; None after an
+    operation that reaches further than it tells."""
+    fields: dict[Value, Field] = {trace.input: ((1.0,) * axes, (0.5,) * axes, (1.0,) * axes)}
+    lost: set[Value] = set()
+    for operation in trace.operations:
+        if any(v in lost for v in operation.inputs):
+            lost.add(operation.output)
+            continue
         known = [fields[v] for v in operation.inputs if v in fields]
         if not known:
             continue
@@ -245,16 +349,29 @@ def _receptive_fields(trace: Trace) -> dict[Value, Field]:
         if base in ("conv", "max_pool", "avg_pool"):
             window = _window(operation, axes, base)
             if window is None:
+                lost.add(operation.output)
                 continue
             kernel, step, padding, dilation = window
             reach = tuple(d * (k - 1) for k, d in zip(kernel, dilation, strict=True))
             extent = tuple(e + r * s for e, r, s in zip(extent, reach, stride, strict=True))
-            offset = tuple(o + (r / 2 - p) * s for o, r, p, s in zip(offset, reach, padding, stride, strict=True))
+            offset = tuple(
+                o + (r / 2 - p) * s for o, r, p, s in zip(offset, reach, padding, stride, strict=True)
+            )
             stride = tuple(s * t for s, t in zip(stride, step, strict=True))
-        elif base.startswith("adaptive") or operation.name in ("mean", "amax", "linear", "flatten", "matmul", "pad", "interpolate", "roll"):
-            same = len(operation.shape) > 2 and operation.args and tuple(getattr(operation.args[0], "shape", ())) == operation.shape
-            if not same and not (operation.name == "linear" and len(operation.shape) > 2):
-                continue  # passed on: a pool that changes nothing, and a linear layer over channels-last cells
+        elif operation.name == "pad":
+            sides = _argument(operation, 1, "pad")
+            before = tuple(sides[2 * i] if 2 * i < len(sides) else 0 for i in reversed(range(axes)))
+            offset = tuple(o - b * s for o, b, s in zip(offset, before, stride, strict=True))
+        elif operation.name in MIXING:
+            lost.add(operation.output)
+            continue
+        elif base.startswith("adaptive") or operation.name in ("mean", "amax", "linear", "__getitem__"):
+            given = tuple(getattr(operation.args[0], "shape", ())) if operation.args else ()
+            channels_last = operation.name == "linear" and given[1:-1] == operation.shape[1:-1] != ()
+            if not channels_last and given[2:] != operation.shape[2:]:
+                if math.prod(operation.shape[2:]) > 1:
+                    lost.add(operation.output)
+                continue
         fields[operation.output] = (stride, offset, extent)
     return fields
 
@@ -265,12 +382,14 @@ def _window(operation: Operation, axes: int, base: str) -> tuple | None:
 
     if base == "conv":
         kernel = tuple(_argument(operation, 1, "weight").shape[2:])
-        step, padding, dilation = (per_axis(_argument(operation, i, n, d)) if not isinstance(_argument(operation, i, n, d), str) else _argument(operation, i, n, d)
-                                   for i, n, d in ((3, "stride", 1), (4, "padding", 0), (5, "dilation", 1)))  # fmt: skip
+        step, dilation = (
+            per_axis(_argument(operation, 3, "stride", 1)),
+            per_axis(_argument(operation, 5, "dilation", 1)),
+        )
+        padding = _argument(operation, 4, "padding", 0)
         if padding == "same":
-            padding = tuple(d * (k - 1) / 2 for k, d in zip(kernel, dilation, strict=True))
-        elif padding == "valid":
-            padding = (0,) * axes
+            padding = tuple(d * (k - 1) // 2 for k, d in zip(kernel, dilation, strict=True))
+        padding = (0,) * axes if padding == "valid" else per_axis(padding)
     else:
         kernel = per_axis(_argument(operation, 1, "kernel_size"))
         step = _argument(operation, 2, "stride", None)

@@ -19,7 +19,7 @@ def save(file: Path, state: dict[str, Any], recipe: Recipe) -> None:
 
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f".{file.name}.tmp")
-    versions = {"torch": torch.__version__, "camlucida": camlucida.__version__}
+    versions = {"torch": str(torch.__version__), "camlucida": camlucida.__version__}
     random = [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else ())]
     torch.save({**state, "random": random, "recipe": _plain(asdict(recipe)), "versions": versions}, temporary)
     os.replace(temporary, file)

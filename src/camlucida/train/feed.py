@@ -85,7 +85,8 @@ def collate(items: list[Item]) -> tuple[Tensor, Tensor, list[str]]:
 
 def loader(data: Dataset, order: Sampler | None, batch: int, workers: int) -> DataLoader:
     """A loader over `order` (training) or straight through (`order=None`)."""
-    common = {"num_workers": workers, "collate_fn": collate, "persistent_workers": workers > 0, "pin_memory": torch.cuda.is_available()}
+    # A generator of its own: starting an epoch must not move the random state that dropout draws from.
+    common = {"num_workers": workers, "collate_fn": collate, "generator": torch.Generator(), "persistent_workers": workers > 0, "pin_memory": torch.cuda.is_available()}
     if workers:
         common["prefetch_factor"] = 4
     return DataLoader(data, batch_sampler=order, **common) if order is not None else DataLoader(data, batch_size=batch, **common)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -21,7 +22,9 @@ def optimiser(module: nn.Module, recipe: Recipe) -> torch.optim.SGD:
 
 def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
     """The rate of step 0 … steps − 1: a linear rise over the warm-up, then constant, a half cosine to 0 (`cosine`), or
-    the straight line down to 0 of one cycle (`one-cycle`)."""
+    the straight line down to 0 of one cycle (`one-cycle`); `piecewise`: straight lines between the recipe's knots."""
+    if recipe.schedule == "piecewise":
+        return float(np.interp(step / steps * recipe.epochs, *zip(*recipe.rates, strict=True)))
     warm = recipe.warmup * steps
     if step < warm:
         return recipe.learning_rate * (step + 1) / (warm + 1)

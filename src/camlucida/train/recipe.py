@@ -13,12 +13,15 @@ from typing import Any, Literal
 from camlucida.errors import UsageError, nearest
 from camlucida.images.augment import Augmentation
 
+SCHEDULES = ("one-cycle", "cosine", "constant", "piecewise")
+
 
 @dataclass(frozen=True)
 class Recipe:
     """`size`: side of the training crops; `sizes`: their side in the first epochs, one number each (small crops first cost
     less); `card_size`: shorter side the packed network's card names; `warmup`: share of
-    the steps over which the rate rises; `schedule`: what it does afterwards; `average`: decay of the weights' running
+    the steps over which the rate rises; `schedule`: what it does afterwards, or `piecewise`: straight lines through
+    `rates`, knots of (epoch, rate); `average`: decay of the weights' running
     mean, 0 = off, which is what is packed; `precision`: a word of Lightning Fabric's, or `auto` (bfloat16 where the hardware has it); `decay_norms`: whether biases and norms decay too."""
 
     name: str = "recipe"
@@ -37,7 +40,8 @@ class Recipe:
     nesterov: bool = True
     weight_decay: float = 5e-4
     decay_norms: bool = False
-    schedule: Literal["one-cycle", "cosine", "constant"] = "one-cycle"
+    schedule: Literal["one-cycle", "cosine", "constant", "piecewise"] = "one-cycle"
+    rates: tuple[tuple[float, float], ...] = ()
     warmup: float = 0.1
     label_smoothing: float = 0.1
     average: float = 0.0
@@ -50,10 +54,12 @@ class Recipe:
         for name, low in (("size", 8), ("card_size", 8), ("epochs", 1), ("batch", 1)):
             if getattr(self, name) < low:
                 raise UsageError(f"recipe: {name}", got=getattr(self, name), allowed=f"≥ {low}")
+        if (self.schedule == "piecewise") != bool(self.rates) or list(self.rates) != sorted(self.rates):
+            raise UsageError("recipe: rates", got=self.rates, allowed="knots (epoch, rate) by rising epoch, for schedule piecewise only")
         if any(size < 8 for size in self.sizes):
             raise UsageError("recipe: sizes", got=self.sizes, allowed="each ≥ 8")
-        if self.schedule not in ("one-cycle", "cosine", "constant"):
-            raise UsageError("recipe: schedule", got=repr(self.schedule), do=nearest(self.schedule, ("one-cycle", "cosine", "constant")))
+        if self.schedule not in SCHEDULES:
+            raise UsageError("recipe: schedule", got=repr(self.schedule), do=nearest(self.schedule, SCHEDULES))
 
     def size_at(self, epoch: int) -> int:
         """Side of the crops in epoch 0, 1, …"""
@@ -96,7 +102,7 @@ def _checked(kind: type, found: dict[str, Any], where: str) -> Any:
         if name not in known:
             raise UsageError(f"recipe: {where}{name} is not known", do=nearest(name, known))
         if isinstance(value, list):
-            found[name] = tuple(value)
+            found[name] = tuple(tuple(v) if isinstance(v, list) else v for v in value)
     try:
         return kind(**found)
     except TypeError as error:

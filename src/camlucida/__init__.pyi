@@ -1,0 +1,51 @@
+"""For editors and type checkers: what `camlucida/__init__.py` looks up when it is first used."""
+
+from camlucida import boxes as boxes
+from camlucida import evaluate as evaluate
+from camlucida import images as images
+from camlucida import maps as maps
+from camlucida import metrics as metrics
+from camlucida import networks as networks
+from camlucida import render as render
+from camlucida import report as report
+from camlucida import train as train
+from camlucida.boxes import FixedLevel as FixedLevel
+from camlucida.boxes import FractionOfMax as FractionOfMax
+from camlucida.boxes import Quantile as Quantile
+from camlucida.boxes import TightLoose as TightLoose
+from camlucida.errors import CamlucidaError as CamlucidaError
+from camlucida.errors import InputError as InputError
+from camlucida.errors import LayerError as LayerError
+from camlucida.errors import NetworkError as NetworkError
+from camlucida.errors import TargetError as TargetError
+from camlucida.errors import UnsupportedError as UnsupportedError
+from camlucida.errors import UsageError as UsageError
+from camlucida.maps.cam import CAM as CAM
+from camlucida.maps.grad_cam import GradCAM as GradCAM
+from camlucida.maps.occlusion import Occlusion as Occlusion
+from camlucida.networks.cards import Card as Card
+from camlucida.networks.catalogue import load as load
+from camlucida.networks.catalogue import wrap as wrap
+from camlucida.networks.network import Network as Network
+from camlucida.pipeline import localize as localize
+from camlucida.targets import BinaryTarget as BinaryTarget
+from camlucida.targets import CallableTarget as CallableTarget
+from camlucida.targets import ClassTarget as ClassTarget
+from camlucida.targets import MarginTarget as MarginTarget
+from camlucida.targets import ProbabilityTarget as ProbabilityTarget
+from camlucida.targets import RegionTarget as RegionTarget
+from camlucida.targets import RegressionTarget as RegressionTarget
+from camlucida.targets import UnitTarget as UnitTarget
+from camlucida.values import Batch as Batch
+from camlucida.values import Box as Box
+from camlucida.values import Grid as Grid
+from camlucida.values import HeatMaps as HeatMaps
+from camlucida.values import Label as Label
+from camlucida.values import Localization as Localization
+from camlucida.values import Prediction as Prediction
+from camlucida.values import Reconstruction as Reconstruction
+from camlucida.values import ScoredBox as ScoredBox
+from camlucida.values import Size as Size
+from camlucida.values import View as View
+
+__version__: str

@@ -1,0 +1,143 @@
+"""Judge a network on labelled pictures: top-1, top-5, ground-truth-known localization over the threshold curve.
+
+DATA are zips or folders of class folders with boxes.csv, manifests with labels and boxes, or Tiny-ImageNet as published.
+Every figure comes with a 95 % interval, and constant boxes stand beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal
+
+import tyro
+
+
+@dataclass(frozen=True)
+class Options:
+    data: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
+    """Zips or folders of class folders, manifests, Tiny-ImageNet's folders."""
+    network: str = "embedded"
+    """As in camlucida localize."""
+    weights: str = "default"
+    """default, none, or a FILE with a state dict."""
+    split: Literal["all", "train", "tuning"] = "all"
+    """tuning: one in five by file name, where thresholds are chosen; train: the rest."""
+    method: str = "auto"
+    """As in camlucida localize."""
+    boxes: str = "auto"
+    """As in camlucida localize."""
+    threshold: float | None = None
+    """The rule's threshold instead of the card's."""
+    views: str = "1"
+    """As in camlucida localize."""
+    size: int | None = None
+    """Shorter side that pictures are shown at, instead of the card's."""
+    corners: Literal["half-open", "inclusive"] | None = None
+    """How boxes are written; by default inclusive in boxes.csv and Tiny-ImageNet's files, half-open in manifests."""
+    limit: int | None = None
+    """Only this many pictures, spread evenly over the set."""
+    batch: int = 64
+    """Pictures a forward pass."""
+    workers: int = 2
+    """Threads that read pictures."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1 …; auto."""
+    precision: Literal["32-true", "64-true", "bf16-true", "bf16-mixed", "16-true", "16-mixed"] = "32-true"
+    """Arithmetic of the network."""
+    tune: str | None = None
+    """Packed FILE.safetensors: write this run's best threshold, method, views and size on its card. Only with --split tuning."""
+    out: str | None = None
+    """Folder for evaluation.json and curve.csv."""
+    json: bool = False
+    """Print the figures as JSON."""
+    download: bool = False
+    """Allow published weights to be fetched from the network."""
+
+
+def run(options: Options, command: Sequence[str]) -> int:
+    import json
+    from pathlib import Path
+
+    from camlucida import pipeline
+    from camlucida.cli import progress
+    from camlucida.cli.localize import _at
+    from camlucida.errors import UsageError
+    from camlucida.evaluate.localization import Measured
+    from camlucida.images import datasets
+    from camlucida.networks import cards, catalogue
+
+    if options.tune and options.split != "tuning":
+        raise UsageError("--tune", got=f"--split {options.split}", allowed="--split tuning: what is chosen is chosen there")
+    weights = None if options.weights == "none" else options.weights
+    net = catalogue.load(options.network, weights=weights, device=options.device, precision=options.precision, download=options.download)
+    if options.size is not None:
+        net = replace(net, card=replace(net.card, preprocessing=replace(net.card.preprocessing, size=options.size)))
+    data = datasets.load(options.data, options.corners).split(options.split).relabelled(net.card.labels)
+    if options.limit is not None and options.limit < len(data):
+        if options.limit < 1:
+            raise UsageError("--limit", got=options.limit, allowed="≥ 1")
+        data = replace(data, examples=data.examples[:: len(data) // options.limit][: options.limit])
+    plan = pipeline.plan(net, top=1, method=options.method, boxes=options.boxes, views=options.views)
+    plan = replace(plan, rule=_at(plan.rule, options.threshold))
+    measured: Measured | None = None
+    with progress.bar("pictures", len(data)) as bar:
+        for step in pipeline.measure(plan, data, batch=options.batch, workers=options.workers):
+            if isinstance(step, int):
+                bar(step)
+            else:
+                measured = step
+    assert measured is not None
+    report: dict[str, Any] = {
+        "command": list(command), "network": net.card.name, "sha256": net.card.sha256, "split": options.split, "size": net.card.preprocessing.size,
+        "method": plan.method_name, "rule": plan.rule_name, "views": str(plan.views), **measured.report(),
+    }  # fmt: skip
+    if options.tune:
+        best = report["best_on_this_set"]
+        rule = replace(plan.rule, threshold=best["threshold"]) if hasattr(plan.rule, "threshold") else plan.rule  # type: ignore[type-var]
+        card = cards.read_card(options.tune)
+        chosen = f"tuning split, {report['with_boxes']} pictures: ground-truth-known {best['gt_known']} %"
+        tuned = cards.Tuned(plan.method_name, replace(plan, rule=rule).rule_name, str(plan.views), chosen)
+        shape = replace(card.preprocessing, size=net.card.preprocessing.size)
+        cards.rewrite_card(options.tune, replace(card, localization=tuned, preprocessing=shape))
+        report["tuned"] = {"file": options.tune, "boxes": tuned.boxes, "views": tuned.views}
+    if options.out:
+        folder = Path(options.out)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "evaluation.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        curve = report.get("curve", {"threshold": [], "gt_known": []})
+        rows = [f"{t:g},{a:g}" for t, a in zip(curve["threshold"], curve["gt_known"], strict=True)]
+        (folder / "curve.csv").write_text("\n".join(["threshold,gt_known_percent", *rows]) + "\n", encoding="utf-8")
+    print(json.dumps(report)) if options.json else _show(report)
+    return 3 if measured.rejected else 0
+
+
+def _show(report: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(soft_wrap=True)
+    console.print(f"{report['network']} on {report['pictures']} pictures (split {report['split']}), shown at {report['size']}, views {report['views']}")
+    table = Table(box=None, pad_edge=False)
+    for column in ("", "percent", "95 % interval"):
+        table.add_column(column, justify="left" if not column else "right")
+    names = {
+        "top1": "top-1", "top5": "top-5", "gt_known": f"ground-truth-known, IoU ≥ 0.5 ({report['rule']})",
+        "top1_localization": "top-1 localization",
+    }  # fmt: skip
+    for key, name in names.items():
+        if key in report:
+            low, high = report[key]["interval"]
+            table.add_row(name, f"{report[key]['percent']:.2f}", f"{low:.2f} … {high:.2f}")
+    if "baselines" in report:
+        base, best = report["baselines"], report["best_on_this_set"]
+        table.add_row("constant box: the whole picture", f"{base['whole_picture']:.2f}", "")
+        size = f"{base['best_centred_box_width']:g} × {base['best_centred_box_height']:g}"
+        table.add_row(f"constant box: best centred one ({size}, chosen here)", f"{base['best_centred_box']:.2f}", "")
+        table.add_row(f"best of the curve, at {best['threshold']:g} (chosen here)", f"{best['gt_known']:.2f}", "")
+    console.print(table)
+    if "curve" in report:
+        curve = dict(zip(report["curve"]["threshold"], report["curve"]["gt_known"], strict=True))
+        console.print("curve: " + "  ".join(f"{t:g}: {curve[t]:.1f}" for t in list(curve)[:80:5]))
+    if "tuned" in report:
+        console.print(f"written on the card of {report['tuned']['file']}: {report['tuned']['boxes']}, views {report['tuned']['views']}")

@@ -1,0 +1,236 @@
+"""Classify photographs, show where each class is seen, draw the box: a result folder and a page.
+
+The whole of each picture is looked at. PHOTOS are files, folders, globs, zip or tar archives, or manifests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+if TYPE_CHECKING:
+    from camlucida.boxes.from_map import Rule
+    from camlucida.images.sources import Source
+    from camlucida.networks.network import Network
+    from camlucida.values import Box
+
+PART = 128  # pictures a part of the result holds
+
+
+@dataclass(frozen=True)
+class Options:
+    photos: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PHOTOS")]
+    """Files, folders, globs, zip or tar archives (also ARCHIVE.zip/folder), manifests (CSV, JSON lines, Parquet)."""
+    out: str
+    """Folder for the results; made if it is not there."""
+    network: str = "embedded"
+    """embedded, torchvision/NAME, timm/NAME, a packed FILE.safetensors, or package.module:function."""
+    weights: str = "default"
+    """default (published), none (random), or a FILE with a state dict for the named network."""
+    labels: str | None = None
+    """File with the class names, one a line (or id TAB name, CSV, JSON), instead of the card's."""
+    top: int = 5
+    """How many classes of each picture to localize."""
+    method: str = "auto"
+    """cam, grad-cam, occlusion; with options as occlusion:patch=16,stride=4. auto: CAM where the head allows it."""
+    boxes: str = "auto"
+    """fraction-of-max, quantile, fixed-level, tight-loose; as fraction-of-max:threshold=0.3,components=all. auto: the card's."""
+    threshold: float | None = None
+    """The rule's threshold: share of the map's maximum, quantile or level."""
+    views: str = "1"
+    """Views merged into one map: 1, flip, scales, flip+scales, flip+1+1.5 (zooms), or auto (the card's)."""
+    batch: int = 32
+    """Pictures a forward pass; results are equal for equal batches."""
+    workers: int = 2
+    """Threads that read pictures."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1 …; auto: the first CUDA device if there is one."""
+    precision: Literal["32-true", "64-true", "bf16-true", "bf16-mixed", "16-true", "16-mixed"] = "32-true"
+    """Arithmetic of the network."""
+    truth: str | None = None
+    """Manifest with given boxes (path, x0, y0, x1, y1), drawn in green."""
+    corners: Literal["half-open", "inclusive"] = "half-open"
+    """How the boxes of --truth are written."""
+    overlays: str = "1000"
+    """Overlay pictures are written for this many pictures; all, or 0 for none."""
+    csv: bool = False
+    """Also write localizations.csv."""
+    json: bool = False
+    """Print the rows as JSON lines instead of the table."""
+    resume: bool = False
+    """Go on with the results in --out where an earlier run stopped."""
+    overwrite: bool = False
+    """Replace the results of an earlier run in --out."""
+    download: bool = False
+    """Allow published weights to be fetched from the network."""
+
+
+def run(options: Options, command: Sequence[str]) -> int:
+    import hashlib
+    import sys
+    from contextlib import ExitStack
+    from pathlib import Path
+
+    from camlucida import pipeline, report
+    from camlucida.cli import progress
+    from camlucida.errors import UsageError
+    from camlucida.images import sources
+
+    for name, low in (("top", 1), ("batch", 1), ("workers", 1)):
+        if getattr(options, name) < low:
+            raise UsageError(f"--{name}", got=getattr(options, name), allowed=f"≥ {low}")
+    if not options.overlays.isdigit() and options.overlays != "all":
+        raise UsageError("--overlays", got=repr(options.overlays), allowed="a number, or all")
+    listing = sources.expand(options.photos)
+    if not listing.sources:
+        raise UsageError(f"no pictures in {', '.join(options.photos)}", got=f"{listing.others} other files", allowed="JPEG, PNG, WebP, TIFF, BMP, GIF")
+    net = _network(options)
+    plan = pipeline.plan(net, top=options.top, method=options.method, boxes=options.boxes, views=options.views)
+    plan = replace(plan, rule=_at(plan.rule, options.threshold))
+    given = _truth(options, listing.sources) if options.truth else {}
+
+    inputs = hashlib.sha256("\0".join(s.name for s in listing.sources).encode("utf-8", "surrogateescape")).hexdigest()
+    settings = {
+        "network": net.card.name, "network_sha256": net.card.sha256, "weights": options.weights, "labels": options.labels, "method": plan.method_name,
+        "rule": plan.rule_name, "views": str(plan.views), "top": options.top, "batch": options.batch, "precision": options.precision,
+        "part_size": PART, "inputs": len(listing.sources), "inputs_sha256": inputs, "truth": options.truth,
+    }  # fmt: skip
+    manifest = {"command": list(command), "settings": settings, "card": _card(net), "versions": _versions(), "seeds": {}}
+    keep = None if options.overlays == "all" else int(options.overlays)
+    folder = report.ResultFolder.open(Path(options.out), manifest, resume=options.resume, overwrite=options.overwrite, overlays=keep)
+    names = dict(zip((s.name for s in listing.sources), sources.unique_names(listing.sources), strict=True))
+    parts = [listing.sources[i : i + PART] for i in range(0, len(listing.sources), PART)]
+    done = set(range(len(parts))) if folder.done else folder.done_parts()
+    try:
+        with ExitStack() as stack:
+            bar = stack.enter_context(progress.bar("pictures", len(listing.sources)))
+            for index, part in enumerate(parts):
+                if index in done:
+                    bar(len(part))
+                    continue
+                seen: list[pipeline.Seen] = []
+                rejected: list[pipeline.Rejected] = []
+                boxes = [given.get(s.name, ()) for s in part]
+                for one in pipeline.look(plan, part, batch=options.batch, workers=options.workers, truth=boxes):
+                    seen.append(one) if isinstance(one, pipeline.Seen) else rejected.append(one)
+                    bar(1)
+                folder.write_part(index, seen, rejected, names)
+    except KeyboardInterrupt:
+        folder.interrupted()
+        raise
+    finished = folder.finish(net.card.labels, csv=options.csv)
+    _show(Path(options.out), options.json)
+    counts = finished["counts"]
+    note = "; Grad-CAM, because the head is not pooling → linear" if _fell_back(plan, Path(options.out)) else ""
+    others = f", {listing.others} other files passed over" if listing.others else ""
+    print(f"{counts['pictures']} pictures, {counts['rejected']} rejected{others}{note}", file=sys.stderr)
+    print(str((Path(options.out) / "report.html").resolve()), file=sys.stderr if options.json else sys.stdout)
+    return 3 if counts["rejected"] else 0
+
+
+def _network(options: Options) -> Network:
+    from camlucida.networks import catalogue
+    from camlucida.networks.labels import read_labels
+
+    weights = None if options.weights == "none" else options.weights
+    net = catalogue.load(options.network, weights=weights, device=options.device, precision=options.precision, download=options.download)
+    return replace(net, card=replace(net.card, labels=read_labels(options.labels))) if options.labels else net
+
+
+def _at(rule: Rule, threshold: float | None) -> Rule:
+    from camlucida.errors import UsageError
+
+    if threshold is None:
+        return rule
+    for field in ("threshold", "q", "value"):
+        if hasattr(rule, field):
+            return replace(rule, **{field: threshold})  # type: ignore[type-var]
+    raise UsageError(f"--threshold {threshold}", got=f"the rule {type(rule).__name__}, which has none", do="leave it out")
+
+
+def _truth(options: Options, listed: Sequence[Source]) -> dict[str, tuple[Box, ...]]:
+    """Given boxes of each picture, matched by the path as listed, below its input, or beside the manifest."""
+    from collections import defaultdict
+    from pathlib import Path
+
+    from camlucida.errors import UsageError
+    from camlucida.images import manifests
+
+    boxes: dict[str, list[Box]] = defaultdict(list)
+    file = Path(options.truth or "")
+    for row in manifests.read(file, options.corners):
+        if row.box:
+            boxes[row.path].append(row.box)
+            boxes[str((file.parent / row.path).resolve())].append(row.box)
+    found = {}
+    for source in listed:
+        for key in (source.name, source.relative, str(Path(source.file).resolve()) if source.member is None else source.member):
+            if key in boxes:
+                found[source.name] = tuple(dict.fromkeys(boxes[key]))
+                break
+    if not found:
+        raise UsageError(f"none of the boxes in {file} belongs to a listed picture", got=f"{len(boxes)} paths", do="write paths as listed, or relative to the manifest")
+    return found
+
+
+def _card(net: Network) -> Any:
+    import json
+
+    found = json.loads(net.card.to_json())
+    found.pop("labels")
+    return found
+
+
+def _versions() -> dict[str, str]:
+    import platform
+
+    import numpy
+    import PIL
+    import torch
+
+    from camlucida import __version__
+
+    return {"camlucida": __version__, "python": platform.python_version(), "torch": torch.__version__, "numpy": numpy.__version__, "pillow": PIL.__version__}
+
+
+def _fell_back(plan: Any, out: Any) -> bool:
+    if plan.method is not None:
+        return False
+    first = next(iter(_rows(out)), None)
+    return first is not None and str(first["map_method"]).startswith("grad-cam")
+
+
+def _rows(out: Any) -> Any:
+    import pyarrow.parquet
+
+    for file in sorted((out / "localizations").glob("part-*.parquet")):
+        yield from pyarrow.parquet.read_table(file).to_pylist()
+
+
+def _show(out: Any, as_json: bool) -> None:
+    import json
+    from pathlib import PurePath
+
+    if as_json:
+        for row in _rows(out):
+            print(json.dumps(row, ensure_ascii=False))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for column in ("picture", "top class", "probability", "box (x0, y0, x1, y1)"):
+        table.add_column(column, justify="right" if column == "probability" else "left")
+    shown = 0
+    for row in _rows(out):
+        if row["rank"] == 1 and row["box_index"] in (0, None):
+            if shown == 20:
+                table.add_row("…", "", "", "")
+                break
+            box = "" if row["x0"] is None else ", ".join(f"{row[c]:.0f}" for c in ("x0", "y0", "x1", "y1"))
+            table.add_row(PurePath(row["path"]).name, row["class_name"].split(",")[0], f"{100 * row['probability']:.1f} %", box + ("" if row["status"] == "ok" else f"  ({row['status']})"))
+            shown += 1
+    Console(soft_wrap=True).print(table)

@@ -1,0 +1,1 @@
+"""How good it is: classification and localization on labelled pictures, baselines beside every figure."""

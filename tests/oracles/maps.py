@@ -1,0 +1,75 @@
+"""The formulas of sections 2, 11 and 19, as loops in float64; nothing here uses the package."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+
+def cam(features: NDArray[np.float64], weight: NDArray[np.float64], c: int) -> NDArray[np.float64]:
+    """Class map `(h, w)` of one picture: features `(K, h, w)`, head weight `(C, K)`, class c (section 2)."""
+    channels, height, width = features.shape
+    found = np.zeros((height, width))
+    for y in range(height):
+        for x in range(width):
+            for k in range(channels):
+                found[y, x] += weight[c, k] * features[k, y, x]
+    return found
+
+
+def grad_cam(
+    below: Callable[[Tensor], Tensor], above: Callable[[Tensor], Tensor], picture: Tensor, relu: bool = True
+) -> NDArray[np.float64]:
+    """Grad-CAM `(h, w)` of one picture `(C, H, W)`: `below` gives the activations, `above` makes one number
+    of them; both in float64 (section 19)."""
+    activations = below(picture.double()[None])
+    activations.requires_grad_()
+    activations.retain_grad()
+    above(activations).sum().backward()
+    gradient = activations.grad
+    assert gradient is not None
+    a, g = activations.detach().numpy()[0], gradient.numpy()[0]
+    channels, height, width = a.shape
+    found = np.zeros((height, width))
+    for k in range(channels):
+        alpha = sum(g[k, y, x] for y in range(height) for x in range(width)) / (height * width)
+        for y in range(height):
+            for x in range(width):
+                found[y, x] += alpha * a[k, y, x]
+    return np.maximum(found, 0) if relu else found
+
+
+def occlusion(
+    score: Callable[[Tensor], float], picture: Tensor, patch: int, stride: int, fill: float
+) -> NDArray[np.float64]:
+    """Clean score minus the score of each occluded copy of a picture `(C, H, W)` (section 11)."""
+    _, height, width = picture.shape
+    rows = list(range(0, height - patch + 1, stride))
+    columns = list(range(0, width - patch + 1, stride))
+    found = np.zeros((len(rows), len(columns)))
+    for i, top in enumerate(rows):
+        for j, left in enumerate(columns):
+            copy = picture.clone()
+            copy[:, top : top + patch, left : left + patch] = fill
+            found[i, j] = score(picture) - score(copy)
+    return found
+
+
+def pixels_reached(module: nn.Module, shape: tuple[int, ...], cell: tuple[int, ...]) -> list[tuple[int, int]]:
+    """Per axis the first and last input pixel that a cell's gradient touches, `module` being linear with
+    positive weights; `shape (C, *spatial)`."""
+    picture = torch.ones(1, *shape, dtype=torch.float64, requires_grad=True)
+    output = module.double()(picture)
+    output[(0, slice(None), *cell)].sum().backward()
+    assert picture.grad is not None
+    touched = picture.grad[0].abs().sum(0) > 0
+    found = []
+    for axis in range(touched.ndim):
+        others = tuple(a for a in range(touched.ndim) if a != axis)
+        line = torch.nonzero(touched.any(dim=others) if others else touched).flatten()
+        found.append((int(line[0]), int(line[-1])))
+    return found
