@@ -45,7 +45,9 @@ def trunk(channels: int = CHANNELS, inplace: bool = False) -> nn.Sequential:
 class Headed(nn.Module):
     """A trunk called `features`, then any function of the network and its features."""
 
-    def __init__(self, end: Callable[[Headed, Tensor], object], classes: int = CLASSES, bias: bool = True) -> None:
+    def __init__(
+        self, end: Callable[[Headed, Tensor], object], classes: int = CLASSES, bias: bool = True
+    ) -> None:
         super().__init__()
         self.features = trunk()
         self.pool: nn.Module = nn.AdaptiveAvgPool2d(1)
@@ -96,7 +98,9 @@ def fully_connected() -> nn.Module:
 EXACT: dict[str, Callable[[], nn.Module]] = {
     "pool, flatten, linear": gap,
     "mean([2, 3]), linear": lambda: headed(lambda m, x: m.fc(x.mean([2, 3]))),
-    "mean(dim=(-2, -1), keepdim)": lambda: headed(lambda m, x: m.fc(x.mean(dim=(-2, -1), keepdim=True).flatten(1))),
+    "mean(dim=(-2, -1), keepdim)": lambda: headed(
+        lambda m, x: m.fc(x.mean(dim=(-2, -1), keepdim=True).flatten(1))
+    ),
     "conv 1x1, pool": lambda: headed(lambda m, x: m.pool(m.conv(x)).flatten(1)),
     "conv 1x1, relu, pool": lambda: headed(lambda m, x: m.pool(F.relu(m.conv(x))).view(len(x), -1)),
     "pool, conv 1x1": lambda: headed(lambda m, x: m.conv(m.pool(x)).flatten(1)),

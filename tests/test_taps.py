@@ -1,4 +1,5 @@
-"""What reaches into a running module: it comes back bit for bit, and what was captured is what the module computed."""
+"""What reaches into a running module: it comes back bit for bit, and what was captured is what the module
+computed."""
 
 from __future__ import annotations
 
@@ -88,12 +89,12 @@ def test_a_fingerprint_sees_every_kind_of_change():
         assert fingerprint(module) != before
 
 
-# --- what was captured -----------------------------------------------------------------------------------------
+# --- what was captured -------------------------------------------------------------------------------------
 
 
 class Twin(nn.Module):
-    """One kind of block, with or without in-place operations; the head has two layers, so that Grad-CAM must look
-    for the layer by itself."""
+    """One kind of block, with or without in-place operations; the head has two layers, so that Grad-CAM must
+    look for the layer by itself."""
 
     def __init__(self, kind: str, inplace: bool) -> None:
         super().__init__()
@@ -136,7 +137,9 @@ def test_in_place_operations_change_no_map(kind, layer):
 def test_a_map_before_an_in_place_operation_equals_plain_autograd(kind):
     module = seeded(Twin, kind, False)
     layer = {"vgg": "conv", "densenet": "norm", "resnet": "norm"}[kind]
-    found = cl.GradCAM(layer=layer, relu=False)(cl.wrap(seeded(Twin, kind, True)), pixels(), cl.ClassTarget(1))
+    found = cl.GradCAM(layer=layer, relu=False)(
+        cl.wrap(seeded(Twin, kind, True)), pixels(), cl.ClassTarget(1)
+    )
     captured = {}
     handle = dict(module.named_modules())[layer].register_forward_hook(
         lambda m, given, output: (output.retain_grad(), captured.update(a=output))[1]
@@ -181,7 +184,7 @@ class Twice(nn.Module):
 
 def test_calls_of_a_module_and_of_a_function_are_counted():
     module = seeded(Twice)
-    first, conv1, relu1, conv2, relu2 = module.parts(pixels())
+    _, conv1, _, conv2, relu2 = module.parts(pixels())
     points = [Point("again"), Point("again", 1), Point("relu", 1, "function"), Point("tanh", 0, "function")]
     with taps.borrowed(module):
         run = taps.run(module, module, pixels(), points)
@@ -191,7 +194,7 @@ def test_calls_of_a_module_and_of_a_function_are_counted():
 
 def test_a_layer_that_runs_twice_is_never_picked_by_accident():
     network = cl.wrap(seeded(Twice))
-    with pytest.raises(LayerError, match="'again' runs 2 times.*again#1, again#2"):
+    with pytest.raises(LayerError, match=r"'again' runs 2 times.*again#1, again#2"):
         cl.GradCAM(layer="again")(network, pixels())
     module = network.module
     x = pixels(1)
@@ -204,8 +207,11 @@ def test_a_layer_that_runs_twice_is_never_picked_by_accident():
 
 
 def test_a_tensor_used_by_two_operations_keeps_both_gradients():
-    """The features have no module of their own and go into two pools: a tap at one must not lose the other."""
-    module = headed(lambda m, x: m.fc(torch.cat([(y := F.relu(x - 0.1)).mean((2, 3)), y.amax((2, 3))], 1)[:, ::2]))
+    """The features have no module of their own and go into two pools: a tap at one must not lose the
+    other."""
+    module = headed(
+        lambda m, x: m.fc(torch.cat([(y := F.relu(x - 0.1)).mean((2, 3)), y.amax((2, 3))], 1)[:, ::2])
+    )
     network = cl.wrap(module)
     found = cl.GradCAM(relu=False)(network, pixels(1), cl.ClassTarget(3))
     assert found.layer is not None
@@ -225,13 +231,16 @@ def test_a_tensor_used_by_two_operations_keeps_both_gradients():
 def test_a_layer_that_is_not_reached():
     module = gap()
     module.spare = nn.Conv2d(3, 3, 1)
-    with pytest.raises(LayerError, match="spare.*did not run"):
+    with pytest.raises(LayerError, match=r"spare.*did not run"):
         cl.GradCAM(layer="spare")(cl.wrap(module), pixels())
     with taps.borrowed(module), pytest.raises(LayerError, match="layer spare did not run"):
         taps.run(module, module, pixels(), [Point("spare")])
     with taps.borrowed(module), pytest.raises(LayerError, match="input of amax did not run"):
         taps.run(module, module, pixels(), [Point("amax", 0, "function")])
-    with taps.borrowed(module), pytest.raises(LayerError, match=r"layer 'featurs' does not exist.*'features'"):
+    with (
+        taps.borrowed(module),
+        pytest.raises(LayerError, match=r"layer 'featurs' does not exist.*'features'"),
+    ):
         taps.run(module, module, pixels(), [Point("featurs")])
 
 
@@ -246,7 +255,7 @@ def test_a_layer_that_gives_no_tensor():
         taps.run(module, module, pixels(), [Point("pair")])
 
 
-# --- where gradients are off ---------------------------------------------------------------------------------------
+# --- where gradients are off -------------------------------------------------------------------------------
 
 
 def expected_maps() -> Tensor:
@@ -334,5 +343,9 @@ def test_a_run_that_was_recorded_or_tapped_gives_the_same_output(network):
 def test_only_this_file_reaches_into_modules():
     package = Path(camlucida.__file__).parent
     reaching = re.compile(r"\bregister_\w*hook|\(TorchFunctionMode\)|\(TorchDispatchMode\)|\bretain_grad\b")
-    found = {p.relative_to(package).as_posix() for p in package.rglob("*.py") if reaching.search(p.read_text("utf-8"))}
+    found = {
+        p.relative_to(package).as_posix()
+        for p in package.rglob("*.py")
+        if reaching.search(p.read_text("utf-8"))
+    }
     assert found == {"taps.py"}

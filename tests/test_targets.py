@@ -65,12 +65,14 @@ def test_any_other_length_raises_with_both_numbers(index):
 
 
 def test_a_list_for_one_picture_is_one_each_not_several():
-    with pytest.raises(TargetError, match="1 pictures.*got 2"):
+    with pytest.raises(TargetError, match=r"1 pictures.*got 2"):
         ClassTarget([1, 2]).bind(output(LOGITS[:1]))
     assert scores(ClassTarget([[1, 2]]), output(LOGITS[:1])) == [[4.0, 2.0]]
 
 
-@pytest.mark.parametrize(("index", "wrong"), [(4, 4), (-1, -1), ([0, 1, 7], 7), ([[0, 1], [2, -3], [0, 0]], -3)])
+@pytest.mark.parametrize(
+    ("index", "wrong"), [(4, 4), (-1, -1), ([0, 1, 7], 7), ([[0, 1], [2, -3], [0, 0]], -3)]
+)
 def test_a_class_out_of_range(index, wrong):
     with pytest.raises(TargetError, match=rf"class {wrong}; allowed: 0 … 3"):
         ClassTarget(index).bind(output())
@@ -119,7 +121,7 @@ def test_probabilities():
 def test_margins():
     assert scores(MarginTarget(0, 1)) == [[-3.0], [1.5], [0.0]]
     assert scores(MarginTarget([0, 1, 2], [1, 2, 3])) == [[-3.0], [-4.0], [0.0]]
-    # The runner-up is the best class other than a: for the predicted class the second, for any other the first.
+    # The runner-up is the best class other than a: the second for the predicted class, else the first.
     assert scores(MarginTarget()) == [[0.0], [2.5], [0.0]]
     assert scores(MarginTarget(2)) == [[-2.0], [2.5], [0.0]]
     assert scores(MarginTarget([[2, 1], [2, 1], [0, 3]])) == [[-2.0, 0.0], [2.5, -4.0], [0.0, 0.0]]
@@ -134,7 +136,7 @@ def test_a_margin_is_the_combination_that_its_coefficients_name():
 
 
 def test_margins_that_do_not_fit():
-    with pytest.raises(TargetError, match="'second'.*runner-up"):
+    with pytest.raises(TargetError, match=r"'second'.*runner-up"):
         MarginTarget(0, "second").bind(output())
     with pytest.raises(TargetError, match="at least two classes"):
         MarginTarget(0).bind(output(LOGITS[:, :1]))
@@ -206,7 +208,11 @@ def test_any_function_of_the_output():
     bound = target.bind(output())
     assert bound.words == "a difference"
     assert bound.scores(output(LOGITS[1:]), torch.tensor([1, 2])).tolist() == [[-8.5], [-2.0]]
-    assert scores(CallableTarget(lambda out: out["a"]), Output({"a": LOGITS[:, 1]}, {})) == [[4.0], [-1.0], [2.0]]
+    assert scores(CallableTarget(lambda out: out["a"]), Output({"a": LOGITS[:, 1]}, {})) == [
+        [4.0],
+        [-1.0],
+        [2.0],
+    ]
 
 
 @pytest.mark.parametrize(

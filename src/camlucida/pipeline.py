@@ -156,8 +156,8 @@ def look(
 def measure(
     chosen: Plan, data: DataSet, *, batch: int = 64, workers: int = 2, part: int = 256
 ) -> Iterator[int | Measured]:
-    """Judges the plan on labelled pictures by the true class's map. Yields how many pictures each part held, and last the
-    figures. Raises UsageError if not a single picture could be used."""
+    """Judges the plan on labelled pictures by the true class's map. Yields how many pictures each part held,
+    and last the figures. Raises UsageError if not a single picture could be used."""
     tally = Tally(chosen.rule.level)
     for start in range(0, len(data), part):
         examples = data.examples[start : start + part]
@@ -258,8 +258,12 @@ def _map(chosen: Plan, pictures: Sequence[_Read], wanted: Sequence[int] | None) 
     plain = not many and first.grid.kind == "features"
     grids = list(first.values) if plain else list(merge(made, GRID_SIDE))
     rows = zip(probabilities, logits, first.classes, first.status, grids, for_rule, for_sweep, strict=True)
+    name = specs.describe(method, maps.METHODS)
     return [
-        _Mapped(p.cpu().numpy(), z.cpu().numpy(), c.tolist(), s, g.cpu().numpy(), (a.cpu().numpy(), b.cpu().numpy()), specs.describe(method, maps.METHODS), first.layer)
+        _Mapped(
+            p.cpu().numpy(), z.cpu().numpy(), c.tolist(), s, g.cpu().numpy(),
+            (a.cpu().numpy(), b.cpu().numpy()), name, first.layer,
+        )
         for p, z, c, s, g, a, b in rows
     ]  # fmt: skip
 
@@ -289,7 +293,7 @@ def _found(
                 chosen.rule_name,
                 chosen.rule.level,
                 mapped.layer,
-            )  # fmt: skip
+            )
         )
     same = (
         {"connectivity": chosen.rule.connectivity, "normalise": chosen.rule.normalise}

@@ -170,7 +170,7 @@ def _submodule(module: nn.Module, name: str) -> nn.Module:
     return modules[name]
 
 
-# --- one run, recorded ---------------------------------------------------------------------------------------
+# --- one run, recorded -------------------------------------------------------------------------------------
 
 # Identity and version of a tensor: in-place operations make a new value of the same tensor.
 Value = tuple[int, int]

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -316,10 +316,8 @@ class HeatMaps:
         if limit is not None and max(height, width) > limit:
             factor = limit / max(height, width)
             height, width = max(1, round(height * factor)), max(1, round(width * factor))
-        xs, ys = (
-            (np.arange(width) + 0.5) * (view.source.width / width),
-            (np.arange(height) + 0.5) * (view.source.height / height),
-        )
+        xs = (np.arange(width) + 0.5) * (view.source.width / width)
+        ys = (np.arange(height) + 0.5) * (view.source.height / height)
         x = view.to_view(np.stack([xs, np.zeros_like(xs)], -1))[:, 0]
         y = view.to_view(np.stack([np.zeros_like(ys), ys], -1))[:, 1]
         out = _sample(values, 1, y * (cells[0] / view.size.height) - 0.5)
@@ -339,22 +337,18 @@ class HeatMaps:
     ) -> tuple[tuple[Image.Image, ...], ...]:
         """For each source picture (PIL, the size its view names) its K maps laid over it, with a colour
         bar."""
+        if len(pictures) != len(self.values):
+            raise UsageError("overlay", got=f"{len(pictures)} pictures", allowed=f"{len(self.values)}, one each")
         sheets = []
         for picture, maps, words in zip(pictures, self.in_source(), self.status, strict=True):
             rgb = np.asarray(picture.convert("RGB"))
             row = []
             for heat, status in zip(maps.detach().float().cpu().numpy(), words, strict=True):
-                shown = (
-                    render.overlay(rgb, heat, colours=colours)
-                    if status == "ok"
-                    else render.overlay(rgb, heat * 0)
-                )
+                usable = heat if status == "ok" else np.zeros_like(heat)
+                shown = render.overlay(rgb, usable, colours=colours)
                 bar = (min(0.0, float(heat.min())), float(heat.max())) if status == "ok" else None
-                row.append(
-                    render.captioned(
-                        shown, f"{self.method}: {self.target} ({status})", bar=bar, colours=colours
-                    )
-                )
+                caption = f"{self.method}: {self.target} ({status})"
+                row.append(render.captioned(shown, caption, bar=bar, colours=colours))
             sheets.append(tuple(row))
         return tuple(sheets)
 
@@ -369,20 +363,17 @@ class HeatMaps:
             classes=classes,
             scores=self.scores.detach().cpu().numpy(),
         )
-        about = {
-            "method": self.method,
-            "target": self.target,
-            "layer": self.layer,
-            "seed": self.seed,
-            "status": self.status,
-        }
+        about: dict[str, Any] = {name: getattr(self, name) for name in ("method", "target", "layer", "seed")}
+        about |= {"status": self.status, "grid": asdict(self.grid)}
+        about["views"] = [view and asdict(view) for view in self.views]
         (folder / "maps.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
 
     def _repr_png_(self) -> bytes | None:
         if self.values.ndim != 4:
             return None
+        height, width = (max(1, round(224 * side / max(self.grid.view))) for side in self.grid.view)
         shown = [
-            Image.fromarray(render.colourise(m.numpy())).resize((224, 224), Image.Resampling.NEAREST)
+            Image.fromarray(render.colourise(m.numpy())).resize((width, height), Image.Resampling.NEAREST)
             for m in self.scaled("max").flatten(0, 1)[:12]
         ]
         return render.png(render.side_by_side(shown))

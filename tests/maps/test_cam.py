@@ -102,7 +102,9 @@ def test_a_layer_norm_after_pooling_is_taken_at_each_pictures_own_mean_and_devia
         pooled = f.mean((2, 3))
         mean, deviation = pooled.mean(1), (pooled.var(1, unbiased=False) + module.norm.eps).sqrt()
         cells = (f - mean[:, None, None, None]) / deviation[:, None, None, None]
-        by_hand = torch.einsum("ck,nkhw->nchw", module.fc.weight.double() * module.norm.weight.double(), cells)
+        by_hand = torch.einsum(
+            "ck,nkhw->nchw", module.fc.weight.double() * module.norm.weight.double(), cells
+        )
     found = cl.CAM()(cl.wrap(module), x, cl.ClassTarget.all())
     torch.testing.assert_close(found.values.double(), by_hand, rtol=1e-5, atol=1e-5)
     one = cl.CAM()(cl.wrap(module), x, cl.ClassTarget([[4, 1]] * 3))
@@ -123,7 +125,9 @@ def test_a_margin_is_the_difference_of_two_maps(name):
 def test_a_network_of_one_output(target, sign):
     module, x = gap(classes=1), pixels()
     found = cl.CAM()(cl.wrap(module), x, target)
-    torch.testing.assert_close(found.values.double(), sign * expected(module, x, [[0], [0]]), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        found.values.double(), sign * expected(module, x, [[0], [0]]), rtol=1e-5, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("name", [*EXACT, *LINEARISED, *MAXIMUM])
@@ -152,12 +156,16 @@ def test_channels_last_memory_changes_nothing():
     x = pixels()
     exact = cl.CAM()(cl.wrap(gap()), x, cl.ClassTarget.all()).values
     module = gap().to(memory_format=torch.channels_last)
-    found = cl.CAM()(cl.wrap(module), x.contiguous(memory_format=torch.channels_last), cl.ClassTarget.all()).values
+    found = cl.CAM()(
+        cl.wrap(module), x.contiguous(memory_format=torch.channels_last), cl.ClassTarget.all()
+    ).values
     torch.testing.assert_close(found, exact, rtol=1e-5, atol=1e-6)
 
 
 def test_a_fully_connected_head_is_refused_with_the_way_out():
-    with pytest.raises(UnsupportedError, match=r"pooling → linear; got another head on .*GradCAM.*head='gap'"):
+    with pytest.raises(
+        UnsupportedError, match=r"pooling → linear; got another head on .*GradCAM.*head='gap'"
+    ):
         cl.CAM()(cl.wrap(fully_connected()), pixels())
 
 
@@ -178,7 +186,9 @@ def test_a_target_inside_the_network_is_refused():
 def test_another_layer_is_refused():
     network = cl.wrap(gap())
     assert cl.CAM(layer="features")(network, pixels()).layer == "features"
-    with pytest.raises(LayerError, match=r"CAM at layer 'features.0'; allowed: features, the layer before pooling"):
+    with pytest.raises(
+        LayerError, match=r"CAM at layer 'features.0'; allowed: features, the layer before pooling"
+    ):
         cl.CAM(layer="features.0")(network, pixels())
 
 
@@ -191,4 +201,4 @@ def test_what_comes_with_the_values():
     assert (found.grid.view, found.grid.kind) == ((20, 28), "features")
     assert (found.grid.offset, found.grid.stride, found.grid.extent) == ((0.5, 0.5), (4, 4), (7, 7))
     assert found.values.shape == (2, 1, 5, 7)
-    assert CHANNELS == network.structure(pixels()).features.channels
+    assert network.structure(pixels()).features.channels == CHANNELS

@@ -26,7 +26,9 @@ def parts(module: nn.Module, cut: int):
 
 def expected(module: nn.Module, x: Tensor, score, cut: int = 3, relu: bool = True) -> Tensor:
     below, above = parts(module, cut)
-    return torch.stack([torch.from_numpy(oracle.grad_cam(below, lambda a: score(above(a)), one, relu)) for one in x])
+    return torch.stack(
+        [torch.from_numpy(oracle.grad_cam(below, lambda a: score(above(a)), one, relu)) for one in x]
+    )
 
 
 def assert_near(found: Tensor, wanted: Tensor) -> None:
@@ -63,7 +65,9 @@ def test_several_targets_each():
     found = cl.GradCAM(relu=False)(cl.wrap(module), x, cl.ClassTarget([[0, 3, 3], [4, 1, 2]]))
     for i, row in enumerate([[0, 3, 3], [4, 1, 2]]):
         for k, c in enumerate(row):
-            assert_near(found.values[i, k], expected(module, x[i : i + 1], lambda z, c=c: z[:, c], relu=False)[0])
+            assert_near(
+                found.values[i, k], expected(module, x[i : i + 1], lambda z, c=c: z[:, c], relu=False)[0]
+            )
 
 
 @pytest.mark.parametrize(
@@ -95,7 +99,9 @@ def test_a_unit_of_a_deeper_layer():
     module, x = fully_connected(), pixels()
     double = fully_connected().double()
     for at in ("max", "sum", (1, 4)):
-        found = cl.GradCAM(layer="features.1", relu=False)(cl.wrap(module), x, cl.UnitTarget("features.2", 3, at))
+        found = cl.GradCAM(layer="features.1", relu=False)(
+            cl.wrap(module), x, cl.UnitTarget("features.2", 3, at)
+        )
 
         def score(z: Tensor, at=at) -> Tensor:
             flat = z[:, 3].flatten(1)
@@ -127,7 +133,7 @@ def test_a_region_of_the_layer_itself():
     mask[1:3, 2:5] = 1
     found = cl.GradCAM(layer="features", relu=False)(cl.wrap(module), x, cl.RegionTarget("features", mask))
     features = module.features(x).detach()
-    # Each of the 6 cells of each of the 6 channels has the gradient 1/36; its mean over all cells is 6/(36 Z).
+    # 6 cells of each of the 6 channels have the gradient 1/36; its mean over all cells is 6/(36 Z).
     torch.testing.assert_close(found.values[:, 0], features.sum(1) * 6 / (36 * Z), rtol=1e-5, atol=1e-8)
 
 
@@ -135,7 +141,9 @@ def test_a_max_pooled_head_weights_each_channel_at_its_peak():
     module, x = MAXIMUM["amax"](), pixels()
     found = cl.GradCAM(relu=False)(cl.wrap(module), x, cl.ClassTarget(2)).values[:, 0]
     wanted = torch.einsum("k,nkhw->nhw", module.fc.weight[2], module.features(x)).detach()
-    assert float((module.features(x).amax((2, 3)) > 0).float().mean()) == 1  # so that no maximum is tied at zero
+    assert (
+        float((module.features(x).amax((2, 3)) > 0).float().mean()) == 1
+    )  # so that no maximum is tied at zero
     torch.testing.assert_close(found, wanted / Z, rtol=1e-5, atol=1e-7)
 
 
@@ -194,7 +202,7 @@ def test_a_layer_that_the_target_does_not_depend_on():
 
 
 def test_errors_of_the_target_come_through():
-    with pytest.raises(TargetError, match="3 pictures|2 pictures"):
+    with pytest.raises(TargetError, match=r"3 pictures|2 pictures"):
         cl.GradCAM()(cl.wrap(fully_connected()), pixels(), cl.ClassTarget([0, 1, 2]))
     with pytest.raises(TargetError, match="channel 99 of layer features"):
         cl.GradCAM()(cl.wrap(fully_connected()), pixels(), cl.UnitTarget("features", 99))

@@ -16,7 +16,9 @@ def heat(values: torch.Tensor, view: View) -> HeatMaps:
     size, cells = view.size, values.shape[2:]
     stride = (size.height / cells[0], size.width / cells[1])
     grid = Grid((size.height, size.width), (stride[0] / 2, stride[1] / 2), stride, stride)
-    return HeatMaps(values, None, torch.zeros(values.shape[:2]), grid, (view,) * len(values), "by hand", "nothing")
+    return HeatMaps(
+        values, None, torch.zeros(values.shape[:2]), grid, (view,) * len(values), "by hand", "nothing"
+    )
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -49,7 +51,9 @@ def test_zooms_are_laid_over_the_same_picture():
 def test_one_view_is_itself_and_a_limit_makes_it_coarser():
     values = random(1, 1, 5, 7)
     view = View.whole(SOURCE)
-    torch.testing.assert_close(merge([heat(values, view)])[0], heat(values, view).in_source()[0], rtol=0, atol=0)
+    torch.testing.assert_close(
+        merge([heat(values, view)])[0], heat(values, view).in_source()[0], rtol=0, atol=0
+    )
     assert merge([heat(values, view)], limit=22)[0].shape == (1, 15, 22)
 
 

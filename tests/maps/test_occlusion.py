@@ -86,11 +86,14 @@ def test_a_unit_is_watched_where_it_was_strongest_on_the_intact_picture():
                 lambda p, w=where: float(module.features(p[None])[0, 2].flatten()[w]), x[i], 9, 6, 0.0
             )
         assert abs(wanted).max() > 1e-3
-        torch.testing.assert_close(found.values[i, 0].double(), torch.from_numpy(wanted), rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(
+            found.values[i, 0].double(), torch.from_numpy(wanted), rtol=1e-4, atol=1e-6
+        )
 
 
 def test_only_the_place_that_counts_matters():
-    """A network that reads one pixel loses all of it where the patch covers the pixel, and nothing elsewhere."""
+    """A network that reads one pixel loses all of it where the patch covers the pixel, and nothing
+    elsewhere."""
 
     class OnePixel(torch.nn.Module):
         def forward(self, x):
@@ -113,7 +116,9 @@ def test_only_the_place_that_counts_matters():
 def test_one_and_three_axes():
     for shape, cells in (((30,), (4,)), ((12, 14, 16), (1, 1, 2))):
         x = torch.randn(2, 2, *shape, generator=torch.Generator().manual_seed(0))
-        network = cl.wrap(torch.nn.Sequential(torch.nn.Flatten(2), torch.nn.AdaptiveAvgPool1d(1), torch.nn.Flatten()))
+        network = cl.wrap(
+            torch.nn.Sequential(torch.nn.Flatten(2), torch.nn.AdaptiveAvgPool1d(1), torch.nn.Flatten())
+        )
         found = cl.Occlusion(patch=12, stride=5 if len(shape) == 1 else 4)(network, x, cl.ClassTarget(1))
         assert found.values.shape == (2, 1, *cells)
         corner = (slice(0, 12),) * len(shape)
@@ -123,7 +128,7 @@ def test_one_and_three_axes():
 
 @pytest.mark.parametrize("options", [{"patch": 21}, {"patch": 0}, {"stride": 0}, {"batch": 0}])
 def test_what_does_not_fit(options):
-    with pytest.raises(UsageError, match="Occlusion; got patch .*allowed: patch 1 … 20"):
+    with pytest.raises(UsageError, match=r"Occlusion; got patch .*allowed: patch 1 … 20"):
         cl.Occlusion(**{"patch": 8, **options})(cl.wrap(gap()), pixels())
 
 

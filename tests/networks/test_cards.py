@@ -31,7 +31,9 @@ FULL = Card(
     name="small",
     architecture="somewhere:build",
     arguments={"classes": 5, "head": {"pool": "gap", "cut": None}},
-    preprocessing=Preprocessing(96, 64, "squash", "bicubic", "BGR", 255.0, (1.0, 2.0, 3.0), (1.0, 1.0, 2.0), False, 32),
+    preprocessing=Preprocessing(
+        96, 64, "squash", "bicubic", "BGR", 255.0, (1.0, 2.0, 3.0), (1.0, 1.0, 2.0), False, 32
+    ),
     labels=(Label("n01", "Katze, größer"), Label("n02", "")),
     activation="sigmoid",
     localization=Tuned("grad-cam", "quantile:q=0.7", "flip", "the tuning split"),
@@ -129,7 +131,7 @@ def test_the_digest_sees_names_types_shapes_and_values():
 def test_files_without_a_card(tmp_path):
     bare = tmp_path / "bare.safetensors"
     save_file(gap().state_dict(), bare)
-    with pytest.raises(NetworkError, match="bare.safetensors has no card"):
+    with pytest.raises(NetworkError, match=r"bare.safetensors has no card"):
         cards.read_card(bare)
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes(b"not at all")
@@ -157,7 +159,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     assert [f.name for f in tmp_path.iterdir()] == ["net.safetensors"]
 
 
-# --- state dicts ---------------------------------------------------------------------------------------------------
+# --- state dicts -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "_orig_mod.module.", "module._orig_mod."])
@@ -181,7 +183,9 @@ def test_a_file_that_would_run_code_is_refused_and_does_not_run(tmp_path):
     torch.save({"a": torch.zeros(1), "evil": RunsCode()}, tmp_path / "evil.pth")
     torch.save(nn.Linear(2, 2), tmp_path / "whole.pth")
     for name in ("evil.pth", "whole.pth"):
-        with pytest.raises(NetworkError, match=r"would have to run code to load; where it was made: torch.save"):
+        with pytest.raises(
+            NetworkError, match=r"would have to run code to load; where it was made: torch.save"
+        ):
             cards.read_state_dict(tmp_path / name)
     assert RAN == []
 

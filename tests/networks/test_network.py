@@ -60,7 +60,7 @@ def test_more_classes_asked_for_than_there_are():
 
 
 def test_an_unknown_precision():
-    with pytest.raises(NetworkError, match="precision; got 'bf16'.*did you mean"):
+    with pytest.raises(NetworkError, match=r"precision; got 'bf16'.*did you mean"):
         cl.Network(gap(), precision="bf16")
 
 
@@ -94,7 +94,7 @@ def test_outputs_that_hold_logits():
         torch.testing.assert_close(net(pixels()), expected, rtol=0, atol=0)
 
 
-# --- preprocessing -----------------------------------------------------------------------------------------------
+# --- preprocessing -----------------------------------------------------------------------------------------
 
 PLAIN = Preprocessing(size=16, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
 
@@ -122,7 +122,9 @@ def test_one_batch_from_anything(tmp_path):
         np.testing.assert_allclose(found.permute(1, 2, 0), expected, rtol=1e-4, atol=1e-5)
     for one in given:
         torch.testing.assert_close(net.preprocess(one).pixels, batch.pixels[:1], rtol=0, atol=0)
-    torch.testing.assert_close(net.preprocess(np.stack([array, array])).pixels, batch.pixels[:2], rtol=0, atol=0)
+    torch.testing.assert_close(
+        net.preprocess(np.stack([array, array])).pixels, batch.pixels[:2], rtol=0, atol=0
+    )
     assert batch.views == (View.whole(Size(16, 24)),) * 6
 
 
@@ -143,11 +145,11 @@ def test_pictures_that_make_no_batch(tmp_path):
         net.preprocess(tmp_path / "none.png")
     with pytest.raises(InputError, match="a picture; got int"):
         net.preprocess(3)
-    with pytest.raises(UsageError, match="'middle'; allowed: card | whole"):
+    with pytest.raises(UsageError, match=r"'middle'; allowed: card | whole"):
         net.preprocess(picture(), view="middle")
 
 
-# --- layers ------------------------------------------------------------------------------------------------------
+# --- layers ------------------------------------------------------------------------------------------------
 
 
 def test_layers_in_the_order_they_run():
@@ -194,7 +196,9 @@ def test_layers_that_cannot_be_found():
     net = network()
     with pytest.raises(LayerError, match=r"layer 'feature.1' does not exist; did you mean 'features.1'\?"):
         net.find_layer("feature.1", pixels())
-    with pytest.raises(LayerError, match="layer 'fc' has no spatial extent or did not run; live: features.0"):
+    with pytest.raises(
+        LayerError, match=r"layer 'fc' has no spatial extent or did not run; live: features.0"
+    ):
         net.find_layer("fc", pixels())
     with pytest.raises(LayerError, match="the given Conv2d is not part of this network"):
         net.find_layer(nn.Conv2d(3, 3, 1), pixels())

@@ -78,7 +78,9 @@ def test_names_of_the_features():
     assert network.structure(pixels()).features.name == "conv"
     network = cl.wrap(EXACT["in-place relu before the pool"]())
     assert network.structure(pixels()).features.name == "input of adaptive_avg_pool2d"
-    assert network.find_layer("input of adaptive_avg_pool2d", pixels()) == network.structure(pixels()).features
+    assert (
+        network.find_layer("input of adaptive_avg_pool2d", pixels()) == network.structure(pixels()).features
+    )
 
 
 @pytest.mark.parametrize(
@@ -90,7 +92,9 @@ def test_names_of_the_features():
 )
 def test_networks_of_one_and_three_axes(conv, pool, shape, size):
     module = seeded(
-        lambda: nn.Sequential(conv(2, 4, 3, 2, 1), nn.ReLU(), pool, nn.Flatten(), nn.Dropout(), nn.Linear(4, 3))
+        lambda: nn.Sequential(
+            conv(2, 4, 3, 2, 1), nn.ReLU(), pool, nn.Flatten(), nn.Dropout(), nn.Linear(4, 3)
+        )
     )
     network = cl.wrap(module)
     x = torch.randn(2, 2, *shape, generator=torch.Generator().manual_seed(0))
@@ -110,7 +114,7 @@ def test_maps_of_other_axes_than_the_input_are_no_layers():
         assert cl.GradCAM()(network, pixels()).values.shape == (2, 1, 5, 7)
 
 
-# --- real networks ---------------------------------------------------------------------------------------------
+# --- real networks -----------------------------------------------------------------------------------------
 
 REAL = {
     "resnet18": ("layer4", "exact", 64, (2, 2)),
@@ -146,7 +150,7 @@ def test_torchvision(name):
         assert_complete(network, x)
 
 
-# --- receptive fields (section 8) -------------------------------------------------------------------------------
+# --- receptive fields (section 8) --------------------------------------------------------------------------
 
 
 def fields(network: Network, x: Tensor) -> dict[str, tuple]:
@@ -157,13 +161,18 @@ def test_vgg16():
     trunk = torchvision.models.vgg.make_layers(torchvision.models.vgg.cfgs["D"])
     network = cl.wrap(nn.Sequential(trunk, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 2)))
     found = fields(network, torch.zeros(1, 3, 64, 96))
-    for layer, reach, stride in (("0.14", 40, 4), ("0.21", 92, 8), ("0.28", 196, 16)):  # conv3_3, conv4_3, conv5_3
+    for layer, reach, stride in (
+        ("0.14", 40, 4),
+        ("0.21", 92, 8),
+        ("0.28", 196, 16),
+    ):  # conv3_3, conv4_3, conv5_3
         assert found[layer][:2] == ((reach, reach), (stride, stride))
     assert found["0.28"][2] == (8.0, 8.0)
 
 
 class Plain(nn.Module):
-    """Convolutions `(kernel, stride, padding)` and pools `(kernel, stride)` in a row, each conv with a ReLU."""
+    """Convolutions `(kernel, stride, padding)` and pools `(kernel, stride)` in a row, each conv with a
+    ReLU."""
 
     def __init__(self, *rows: tuple) -> None:
         super().__init__()
@@ -226,7 +235,8 @@ def test_receptive_fields_are_what_gradients_reach(name):
 
 
 def test_branches_and_gates():
-    """Where branches meet, the larger field counts; a gate from a global pool does not count; attention hides it."""
+    """Where branches meet, the larger field counts; a gate from a global pool does not count; attention hides
+    it."""
 
     class Block(nn.Module):
         def __init__(self, kind: str) -> None:
@@ -242,20 +252,28 @@ def test_branches_and_gates():
                 x = x * torch.sigmoid(x.mean((2, 3), keepdim=True))
             elif self.kind == "attention":
                 flat = x.flatten(2)
-                x = x + ((flat.transpose(1, 2) @ flat).softmax(1) @ flat.transpose(1, 2)).transpose(1, 2).view(x.shape)
+                x = x + ((flat.transpose(1, 2) @ flat).softmax(1) @ flat.transpose(1, 2)).transpose(
+                    1, 2
+                ).view(x.shape)
             elif self.kind == "up":
                 x = self.up(x)
             elif self.kind == "strided slice":
                 x = x[:, :, ::2, ::2]
             return self.last(x).mean((2, 3))
 
-    for kind, expected in (("plain", 9), ("gate", 9), ("attention", None), ("up", None), ("strided slice", None)):
+    for kind, expected in (
+        ("plain", 9),
+        ("gate", 9),
+        ("attention", None),
+        ("up", None),
+        ("strided slice", None),
+    ):
         layer = cl.wrap(Block(kind)).structure(pixels(1)).features
         assert layer.name == "last"
         assert layer.receptive_field == (None if expected is None else (expected, expected)), kind
 
 
-# --- channels last ----------------------------------------------------------------------------------------------
+# --- channels last -----------------------------------------------------------------------------------------
 
 
 def test_a_layer_with_channels_last_gives_the_map_of_its_twin():
@@ -279,13 +297,15 @@ def test_a_layer_with_channels_last_gives_the_map_of_its_twin():
         layer = network.find_layer("act", pixels())
         assert (layer.channels, layer.size) == (CHANNELS, (10, 14))
         unit = cl.GradCAM(layer="act", relu=False)(network, pixels(), cl.UnitTarget("act", 2, (3, 4)))
-        found.append((cl.GradCAM(layer="act", relu=False)(network, pixels()).values, unit.values, unit.scores))
+        found.append(
+            (cl.GradCAM(layer="act", relu=False)(network, pixels()).values, unit.values, unit.scores)
+        )
     for ours, twin in zip(*found, strict=True):
         assert float(twin.abs().max()) > 1e-4
         torch.testing.assert_close(ours, twin, rtol=1e-5, atol=1e-7)
 
 
-# --- the cache --------------------------------------------------------------------------------------------------
+# --- the cache ---------------------------------------------------------------------------------------------
 
 
 def changes() -> dict:

@@ -59,7 +59,8 @@ class CAM:
             scores = bound.scores(output, None).float()
         return HeatMaps(
             values.unflatten(2, features.shape[2:]), bound.classes, scores,
-            found.grid(layer, tuple(batch.pixels.shape[2:])), batch.views, "cam", bound.words, layer.name, logits=output.any_logits(),
+            found.grid(layer, tuple(batch.pixels.shape[2:])), batch.views, "cam", bound.words, layer.name,
+            logits=output.any_logits(),
         )  # fmt: skip
 
 

@@ -58,8 +58,8 @@ class GradCAM:
                 maps.append((weight * cells).sum(1))
                 dead.append((gradient == 0).all(2).all(1))
             values = torch.stack(maps, 1).unflatten(2, layer.size)
+            grid = network.structure(batch.pixels).grid(layer, tuple(batch.pixels.shape[2:]))
         return HeatMaps(
-            values.relu() if self.relu else values, bound.classes, scores.detach(),
-            network.structure(batch.pixels).grid(layer, tuple(batch.pixels.shape[2:])), batch.views, "grad-cam",
-            bound.words, layer.name, logits=output.any_logits(), no_gradient=torch.stack(dead, 1),
+            values.relu() if self.relu else values, bound.classes, scores.detach(), grid, batch.views,
+            "grad-cam", bound.words, layer.name, logits=output.any_logits(), no_gradient=torch.stack(dead, 1),
         )  # fmt: skip

@@ -21,7 +21,8 @@ PASSING = {
 RESHAPING = ("flatten", "view", "reshape")
 MIXING = {
     "matmul", "__matmul__", "bmm", "baddbmm", "einsum", "scaled_dot_product_attention",
-    "multi_head_attention_forward", "interpolate", "grid_sample", "roll", "flip", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d",
+    "multi_head_attention_forward", "interpolate", "grid_sample", "roll", "flip",
+    "conv_transpose1d", "conv_transpose2d", "conv_transpose3d",
 }  # fmt: skip
 POOLS = {"max_pool", "avg_pool", "adaptive_avg_pool", "adaptive_max_pool", "lp_pool"}
 

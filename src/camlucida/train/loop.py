@@ -122,9 +122,10 @@ def train(
         yield Event("epoch", report)
     if fabric.is_global_zero:
         card = Card(
-            name=recipe.name, architecture=recipe.network, arguments={"num_classes": len(data.labels), **recipe.arguments},
+            name=recipe.publishes or recipe.name, architecture=recipe.network, arguments={"num_classes": len(data.labels), **recipe.arguments},
             preprocessing=replace(shape, crop=None), labels=data.labels, trained_by=f"recipe {recipe.name}, seed {recipe.seed}",
-            trained_on=f"{len(data)} pictures of {len(data.labels)} classes",
+            trained_on=f"{len(data)} pictures of {len(data.labels)} classes" + (f": {recipe.data}" if recipe.data else ""),
+            licence=recipe.licence, terms=recipe.terms,
         )  # fmt: skip
         cards.pack(out / "network.safetensors", average or module.state_dict(), card, torch.float16)
     yield Event("done", {"network": str(out / "network.safetensors"), "step": step, "seconds": round(time.monotonic() - began, 1)})

@@ -18,7 +18,8 @@ SCHEDULES = ("one-cycle", "cosine", "constant", "piecewise")
 
 @dataclass(frozen=True)
 class Recipe:
-    """`size`: side of the training crops; `sizes`: their side in the first epochs, one number each (small crops first cost
+    """`publishes`, `data`, `licence`, `terms`: what the packed network's card says: its name, what it was trained on, its
+    licence, what its data set's terms ask for. `size`: side of the training crops; `sizes`: their side in the first epochs, one number each (small crops first cost
     less); `card_size`: shorter side the packed network's card names; `warmup`: share of
     the steps over which the rate rises; `schedule`: what it does afterwards, or `piecewise`: straight lines through
     `rates`, knots of (epoch, rate); `average`: decay of the weights' running
@@ -26,6 +27,10 @@ class Recipe:
 
     name: str = "recipe"
     about: str = ""
+    publishes: str = ""
+    data: str = ""
+    licence: str = ""
+    terms: str = ""
     network: str = "lucida"
     arguments: Mapping[str, Any] = field(default_factory=dict)
     size: int = 64
