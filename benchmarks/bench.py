@@ -120,7 +120,9 @@ def main() -> None:
         results[study.__name__] = {"base": base, "about": study.__doc__, "figures": found}
         print(f"\n{study.__doc__}\n")
         for name, one in found.items():
-            print(f"  {name:<32} {one['ratio']:8.3f} ×  ({one['low']:.3f} … {one['high']:.3f})  {one['milliseconds']:9.2f} ms")
+            print(
+                f"  {name:<32} {one['ratio']:8.3f} ×  ({one['low']:.3f} … {one['high']:.3f})  {one['milliseconds']:9.2f} ms"
+            )
     if given.json:
         given.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 

@@ -45,7 +45,10 @@ def main() -> None:
         *_, measured = pipeline.measure(pipeline.plan(shown, top=1, views=given.views), data)
         report = measured.report()
         low, high = report["top1"]["interval"]
-        print(f"shorter side {size:4d}: top-1 {report['top1']['percent']:5.1f} % ({low:.1f} … {high:.1f}), top-5 {report['top5']['percent']:5.1f} %", flush=True)
+        print(
+            f"shorter side {size:4d}: top-1 {report['top1']['percent']:5.1f} % ({low:.1f} … {high:.1f}), top-5 {report['top5']['percent']:5.1f} %",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,13 +14,17 @@ CLASSES = 5
 CHANNELS = 6
 
 
-def seeded(build: Callable[..., nn.Module], *arguments, seed: int = 0, **options) -> nn.Module:
+def seeded(build: Callable[..., nn.Module], *arguments, seed: int = 0, **options) -> Any:
     """The module with weights from its own random stream; batch norms with statistics that matter."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = build(*arguments, **options)
         for m in module.modules():
-            if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.running_mean is not None:
+            if (
+                isinstance(m, nn.modules.batchnorm._BatchNorm)
+                and m.running_mean is not None
+                and m.running_var is not None
+            ):
                 m.running_mean.normal_(0, 0.3)
                 m.running_var.uniform_(0.5, 2)
                 nn.init.uniform_(m.weight, 0.5, 1.5)
@@ -61,7 +66,7 @@ class Headed(nn.Module):
         return self.end(self, self.features(x))
 
 
-def headed(end: Callable, norm: nn.Module | None = None, **options) -> nn.Module:
+def headed(end: Callable, norm: nn.Module | None = None, **options) -> Any:
     def build() -> nn.Module:
         module = Headed(end, **options)
         if norm is not None:
@@ -71,7 +76,7 @@ def headed(end: Callable, norm: nn.Module | None = None, **options) -> nn.Module
     return seeded(build)
 
 
-def gap(**options) -> nn.Module:
+def gap(**options) -> Any:
     """Pool → flatten → linear."""
     return headed(lambda m, x: m.fc(torch.flatten(m.pool(x), 1)), **options)
 
@@ -90,12 +95,12 @@ class FullyConnected(nn.Module):
         return self.classifier(self.features(x))
 
 
-def fully_connected() -> nn.Module:
+def fully_connected() -> Any:
     return seeded(FullyConnected)
 
 
-# Name → (network, "exact" | "linearised"). All have their features at `features` or at a function's input.
-EXACT: dict[str, Callable[[], nn.Module]] = {
+# By how they end.
+EXACT: dict[str, Callable[[], Any]] = {
     "pool, flatten, linear": gap,
     "mean([2, 3]), linear": lambda: headed(lambda m, x: m.fc(x.mean([2, 3]))),
     "mean(dim=(-2, -1), keepdim)": lambda: headed(
@@ -127,7 +132,7 @@ EXACT: dict[str, Callable[[], nn.Module]] = {
     "dict": lambda: headed(lambda m, x: {"logits": m.fc(m.pool(x).flatten(1)), "features": x}),
     ".logits": lambda: headed(lambda m, x: SimpleNamespace(logits=m.fc(m.pool(x).flatten(1)))),
 }
-LINEARISED: dict[str, Callable[[], nn.Module]] = {
+LINEARISED: dict[str, Callable[[], Any]] = {
     "pool, layer norm, linear": lambda: headed(
         lambda m, x: m.fc(m.norm(m.pool(x).flatten(1))), norm=nn.LayerNorm(CHANNELS, eps=1e-3)
     ),
@@ -135,12 +140,12 @@ LINEARISED: dict[str, Callable[[], nn.Module]] = {
         lambda m, x: m.fc(m.norm(m.pool(x).flatten(1))), norm=nn.LayerNorm(CHANNELS, elementwise_affine=False)
     ),
 }
-MAXIMUM: dict[str, Callable[[], nn.Module]] = {
+MAXIMUM: dict[str, Callable[[], Any]] = {
     "adaptive_max_pool2d": lambda: headed(lambda m, x: m.fc(F.adaptive_max_pool2d(x, 1).flatten(1))),
     "amax": lambda: headed(lambda m, x: m.fc(x.amax((2, 3)))),
     "max_pool2d of the whole map": lambda: headed(lambda m, x: m.fc(F.max_pool2d(x, (5, 7)).flatten(1))),
 }
-OTHER: dict[str, Callable[[], nn.Module]] = {
+OTHER: dict[str, Callable[[], Any]] = {
     "two linear layers": fully_connected,
     "pool, linear, relu, linear": lambda: headed(
         lambda m, x: F.linear(F.relu(m.fc(m.pool(x).flatten(1))), torch.eye(CLASSES))

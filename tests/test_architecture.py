@@ -50,14 +50,23 @@ def test_imports_go_down_the_stream(file):
 
 
 def run(code: str) -> str:
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.strip()
 
 
 def test_import_is_light():
-    assert run("import sys, camlucida; print([m for m in ('torch', 'torchvision', 'numpy', 'PIL') if m in sys.modules])") == "[]"
+    assert (
+        run(
+            "import sys, camlucida; print([m for m in ('torch', 'torchvision', 'numpy', 'PIL') if m in sys.modules])"
+        )
+        == "[]"
+    )
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["localize", "--help"], ["train", "--help"], ["evaluate", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["localize", "--help"], ["train", "--help"], ["evaluate", "--help"]]
+)
 def test_help_does_not_import_torch(arguments):
     code = (
         "import sys, contextlib, io\nfrom camlucida.cli import main\n"

@@ -18,7 +18,9 @@ PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglo
 
 
 def blocks(page: Path, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    return re.findall(
+        rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    )
 
 
 @pytest.fixture
@@ -93,4 +95,6 @@ def test_the_embedded_network_is_whole():
         maps = cl.CAM()(net, torch.zeros(1, 3, *size), cl.ClassTarget(3))
         assert maps.values.shape[2:] == tuple(-(-s // 8) for s in size)
         bias = net.structure(torch.zeros(1, 3, *size)).head.bias[3]
-        torch.testing.assert_close(maps.values.mean() + bias.detach(), maps.scores[0, 0], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(
+            maps.values.mean() + bias.detach(), maps.scores[0, 0], rtol=1e-5, atol=1e-5
+        )

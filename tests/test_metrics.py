@@ -44,7 +44,10 @@ def test_half_open_is_what_is_meant_unless_said():
 
 
 def test_leading_axes_broadcast():
-    first, second = np.array([[0, 0, 4, 2], [0, 0, 2, 2], [9, 9, 9, 9]]), np.array([[0, 0, 4, 2], [2, 0, 4, 2]])
+    first, second = (
+        np.array([[0, 0, 4, 2], [0, 0, 2, 2], [9, 9, 9, 9]]),
+        np.array([[0, 0, 4, 2], [2, 0, 4, 2]]),
+    )
     table = box_iou(first[:, None], second[None])
     np.testing.assert_allclose(table, [[1, 0.5], [0.5, 0], [0, 0]], atol=1e-15)
 

@@ -1,8 +1,10 @@
 """The whole way, picture → map → box, on a small network and pictures of several shapes."""
+# mypy: disable-error-code="union-attr,index,operator"
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -46,7 +48,7 @@ def folder(tmp_path_factory) -> Path:
     return place
 
 
-def by_hand(net: cl.Network, file: Path, method=None):
+def by_hand(net: cl.Network, file: Path, method: Any = None):
     """The maps of one picture alone, all of it at 20 pixels on its shorter side."""
     array = np.asarray(Image.open(file))
     batch = net.preprocess(array, view="whole")
@@ -59,9 +61,7 @@ def test_every_picture_in_order_with_its_classes_and_boxes(folder):
     rule = cl.FractionOfMax(0.4)
     found = list(cl.localize(net, folder, top=3, boxes=rule))
     files = [folder / name for name in sorted(SHAPES)]
-    assert [row[0].path for row in found] == [str(f.relative_to(folder)) for f in files] or [
-        row[0].path for row in found
-    ] == [str(f) for f in files]
+    assert [row[0].path for row in found] == [str(f) for f in files]
     for file, row in zip(files, found, strict=True):
         alone = by_hand(net, file)
         height, width = np.asarray(Image.open(file)).shape[:2]
@@ -72,7 +72,7 @@ def test_every_picture_in_order_with_its_classes_and_boxes(folder):
             assert (one.class_id, one.class_name) == (f"n{one.class_index:04d}", f"thing {one.class_index}")
             assert one.logit == pytest.approx(float(logits[one.class_index]), rel=1e-4)
             assert one.probability == pytest.approx(float(logits.softmax(0)[one.class_index]), rel=1e-4)
-            assert one.boxes == rule.on_map(alone.in_source()[0][k].numpy(), Size(height, width))
+            same_boxes(one.boxes, rule.on_map(alone.in_source()[0][k].numpy(), Size(height, width)))
             assert (one.map_method, one.layer, one.threshold) == ("cam", "features", 0.4)
             assert one.box_rule == "fraction-of-max:threshold=0.4"
             assert one.status == (
@@ -82,16 +82,17 @@ def test_every_picture_in_order_with_its_classes_and_boxes(folder):
     assert sum(not row[0].boxes[0].whole for row in found) >= 3  # else nothing was compared
 
 
+def same_boxes(found, wanted) -> None:
+    """The same corners; the scores, quotients of floats from other batches, nearly."""
+    assert [(b.box, b.whole) for b in found] == [(b.box, b.whole) for b in wanted]
+    assert [b.score for b in found] == [pytest.approx(b.score, rel=1e-4, abs=1e-6) for b in wanted]
+
+
 def equal(one, other) -> None:
     assert len(one) == len(other)
     for a, b in zip(one, other, strict=True):
-        assert (a.path, a.rank, a.class_index, a.status, a.boxes) == (
-            b.path,
-            b.rank,
-            b.class_index,
-            b.status,
-            b.boxes,
-        )
+        assert (a.path, a.rank, a.class_index, a.status) == (b.path, b.rank, b.class_index, b.status)
+        same_boxes(a.boxes, b.boxes)
         assert a.logit == pytest.approx(b.logit, rel=1e-5)
 
 
@@ -148,7 +149,8 @@ def test_a_picture_that_cannot_be_used(folder, tmp_path):
     seen = list(look(chosen, sources.expand(files).sources))
     assert [type(one) for one in seen] == [Seen, Rejected, Seen]
     assert isinstance(seen[1], Rejected)
-    assert (seen[1].source.name, seen[1].reason.split(";")[0]) == (str(bad), "not a picture")
+    assert seen[1].source.name == str(bad)
+    assert seen[1].reason.startswith("not a picture")
     alone = list(look(chosen, sources.expand([files[0], files[2]]).sources))
     equal(seen[0].found, alone[0].found)
     equal(seen[2].found, alone[1].found)
@@ -177,7 +179,7 @@ def test_auto_is_grad_cam_where_the_head_is_no_pooled_linear_one(folder):
     alone = by_hand(net, folder / "a.png", cl.GradCAM())
     for k, one in enumerate(row):
         assert one.map_method == "grad-cam"
-        assert one.boxes == rule.on_map(alone.in_source()[0][k].numpy(), Size(40, 56))
+        same_boxes(one.boxes, rule.on_map(alone.in_source()[0][k].numpy(), Size(40, 56)))
     (row,) = cl.localize(network(), folder / "a.png", method=cl.GradCAM(layer="features.1", relu=False))
     assert (row[0].map_method, row[0].layer) == ("grad-cam:layer=features.1,relu=false", "features.1")
 
@@ -215,7 +217,7 @@ def test_a_view_and_its_mirror(folder):
     for k, one in enumerate(seen.found):
         assert one.probability == pytest.approx(float(probabilities[0, order[0, k]]), rel=1e-4)
         assert one.logit == pytest.approx(float(logits[0, order[0, k]]), rel=1e-4)
-        assert one.boxes == cl.FractionOfMax(0.3).on_map(heat[k].numpy(), Size(40, 56))
+        same_boxes(one.boxes, cl.FractionOfMax(0.3).on_map(heat[k].numpy(), Size(40, 56)))
 
 
 def test_given_classes_truth_and_swept_boxes(folder):

@@ -16,7 +16,11 @@ def surface() -> dict[str, list[str] | str]:
         thing = getattr(cl, name)
         if dataclasses.is_dataclass(thing):
             public = [f.name for f in dataclasses.fields(thing) if not f.name.startswith("_")]
-            methods = [m for m in vars(thing) if not m.startswith("_") and m not in public and callable(getattr(thing, m))]
+            methods = [
+                m
+                for m in vars(thing)
+                if not m.startswith("_") and m not in public and callable(getattr(thing, m))
+            ]
             found[name] = [*public, *(f"{m}()" for m in sorted(methods))]
         elif inspect.isfunction(thing):
             found[name] = str(inspect.signature(thing)).replace("camlucida.", "")
@@ -26,7 +30,9 @@ def surface() -> dict[str, list[str] | str]:
 
 
 def test_surface_is_as_listed():
-    assert surface() == json.loads(SURFACE.read_text(encoding="utf-8")), "if meant: python tests/test_public_api.py, and a line in CHANGELOG.md"
+    assert surface() == json.loads(SURFACE.read_text(encoding="utf-8")), (
+        "if meant: python tests/test_public_api.py, and a line in CHANGELOG.md"
+    )
 
 
 def test_stub_lists_the_same_names():

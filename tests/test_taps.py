@@ -1,10 +1,12 @@
 """What reaches into a running module: it comes back bit for bit, and what was captured is what the module
 computed."""
+# mypy: disable-error-code="union-attr,index,operator"
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +22,11 @@ from fingerprints import fingerprint, unchanged
 from oracles import maps as oracle
 from small_networks import CHANNELS, CLASSES, OTHER, fully_connected, gap, headed, pixels, seeded, trunk
 
-METHODS = {"cam": cl.CAM(), "grad-cam": cl.GradCAM(), "occlusion": cl.Occlusion(patch=10, stride=9)}
+METHODS: dict[str, Any] = {
+    "cam": cl.CAM(),
+    "grad-cam": cl.GradCAM(),
+    "occlusion": cl.Occlusion(patch=10, stride=9),
+}
 
 
 class Awkward(nn.Module):
@@ -140,7 +146,7 @@ def test_a_map_before_an_in_place_operation_equals_plain_autograd(kind):
     found = cl.GradCAM(layer=layer, relu=False)(
         cl.wrap(seeded(Twin, kind, True)), pixels(), cl.ClassTarget(1)
     )
-    captured = {}
+    captured: dict[str, Tensor] = {}
     handle = dict(module.named_modules())[layer].register_forward_hook(
         lambda m, given, output: (output.retain_grad(), captured.update(a=output))[1]
     )

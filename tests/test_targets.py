@@ -1,8 +1,10 @@
 """What is explained: the broadcasting rule, and the value of every kind of target."""
+# mypy: disable-error-code="union-attr,index,operator"
 
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -235,10 +237,12 @@ def test_a_function_of_a_dict_is_checked_too():
 
 
 def test_logits_in_any_wrapping():
+    raw: Any
     for raw in (LOGITS, {"logits": LOGITS, "loss": 1}, SimpleNamespace(logits=LOGITS)):
         assert Output(raw, {}).logits is LOGITS
         assert scores(ClassTarget(1), Output(raw, {})) == [[4.0], [-1.0], [2.0]]
-    for raw, got in ((LOGITS[0], r"\(4,\)"), ({"out": LOGITS}, "dict"), ((LOGITS,), "tuple")):
+    wrong: list[tuple[Any, str]] = [(LOGITS[0], r"\(4,\)"), ({"out": LOGITS}, "dict"), ((LOGITS,), "tuple")]
+    for raw, got in wrong:
         assert Output(raw, {}).any_logits() is None
         with pytest.raises(NetworkError, match=f"module's output; got {got}"):
             ClassTarget(1).bind(Output(raw, {}))

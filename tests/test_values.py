@@ -71,7 +71,9 @@ class TestBox:
         assert (box.corners, box.area) == ((1.5, 2, 4, 10), 20)
         assert Box(3, 3, 3, 7).area == 0
 
-    @pytest.mark.parametrize("corners", [(2, 0, 1, 5), (0, 6, 1, 5), (math.nan, 0, 1, 1), (0, 0, 1, math.nan)])
+    @pytest.mark.parametrize(
+        "corners", [(2, 0, 1, 5), (0, 6, 1, 5), (math.nan, 0, 1, 1), (0, 0, 1, math.nan)]
+    )
     def test_inverted_or_no_numbers(self, corners):
         with pytest.raises(UsageError, match="x0 ≤ x1 and y0 ≤ y1"):
             Box(*corners)
@@ -163,7 +165,8 @@ class TestView:
         slow = slow[top : top + height, left : left + width]
         shown = np.asarray(View(source, resized, crop).show(picture, interpolation)).astype(int)
         assert shown.shape == (height, width, 3)
-        assert np.abs(shown - slow).max() <= 1  # rounding
+        assert np.abs(shown - slow).max() <= 2  # rounded once an axis
+        assert np.abs(shown - slow).mean() < 0.35
         mirrored = np.asarray(View(source, resized, crop, flip=True).show(picture, interpolation))
         np.testing.assert_array_equal(mirrored, shown[:, ::-1])
 
@@ -281,7 +284,9 @@ class TestInSource:
         short = round(225 * limit / 301)
         sampled = (short, limit) if source == (225, 301) else (limit, short)
         resized = (view.resized.height, view.resized.width)
-        slow = geometry.in_source(values[0, 0].double().tolist(), source, resized, view.crop, view.flip, sampled)
+        slow = geometry.in_source(
+            values[0, 0].double().tolist(), source, resized, view.crop, view.flip, sampled
+        )
         assert found.shape[1:] == sampled
         np.testing.assert_allclose(found[0], slow, atol=2e-6)
 
@@ -343,7 +348,17 @@ class TestStatus:
         dead[0, 8] = dead[0, 5] = True
         maps = heat_maps(values, View.whole(Size(8, 12)), no_gradient=dead)
         assert maps.status == (
-            ("ok", "flat", "flat", "all-negative", "flat", "non-finite", "non-finite", "non-finite", "no-gradient"),
+            (
+                "ok",
+                "flat",
+                "flat",
+                "all-negative",
+                "flat",
+                "non-finite",
+                "non-finite",
+                "non-finite",
+                "no-gradient",
+            ),
         )
 
     def test_one_row_a_picture(self):
@@ -372,7 +387,9 @@ class TestShown:
         values = random(1, 1, 20, 30)
         low, high = np.percentile(values.double().numpy(), [1, 99])
         expected = np.clip((values.numpy() - low) / (high - low), 0, 1)
-        np.testing.assert_allclose(heat_maps(values, View.whole(Size(20, 30))).scaled("percentile"), expected, atol=1e-5)
+        np.testing.assert_allclose(
+            heat_maps(values, View.whole(Size(20, 30))).scaled("percentile"), expected, atol=1e-5
+        )
 
     def test_values_that_are_no_numbers_are_shown_as_zero(self):
         values = torch.tensor([[[[math.nan, 2.0, math.inf, 4.0]]]])
@@ -385,7 +402,9 @@ class TestShown:
         view = View.whole(size, Size(64, 64), flip=True)
         maps = heat_maps(random(1, 1, 5, 7), view)
         (sheets,) = maps.overlay([picture])
-        shown = np.asarray(sheets[0])[: 2 * size.height, : 2 * size.width]  # smaller than 320: shown twice as large
+        shown = np.asarray(sheets[0])[
+            : 2 * size.height, : 2 * size.width
+        ]  # smaller than 320: shown twice as large
         heat = maps.in_source()[0][0].double().numpy()
         unit = np.clip(heat / heat.max(), 0, 1)
         colours = render.palette("heat").astype(float)[np.rint(unit * 255).astype(int)]

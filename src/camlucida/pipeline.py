@@ -19,7 +19,7 @@ from camlucida import maps, specs
 from camlucida.boxes import RULES, FractionOfMax, rule
 from camlucida.boxes.component_tree import sweep
 from camlucida.boxes.from_map import MAX_SIDE, Rule
-from camlucida.errors import InputError
+from camlucida.errors import InputError, UsageError
 from camlucida.evaluate.localization import Measured, Tally
 from camlucida.images import sources
 from camlucida.images.datasets import DataSet
@@ -219,7 +219,7 @@ def _read(chosen: Plan, source: Source | Any) -> _Read | Rejected:
 
 def _map(chosen: Plan, pictures: Sequence[_Read], wanted: Sequence[int] | None) -> list[_Mapped]:
     """Maps of one batch: one pass per view; several views need one more each, to agree on the classes
-    first."""
+    first, unless these are given."""
     net = chosen.network
     batches = [
         Batch(
@@ -231,10 +231,12 @@ def _map(chosen: Plan, pictures: Sequence[_Read], wanted: Sequence[int] | None) 
     method = chosen.method or for_network(net, batches[0])
     many = len(batches) > 1
     probabilities = logits = None
-    if many:
-        each = [net(b) for b in batches]
-        logits = torch.stack(each).mean(0)
-        probabilities = torch.stack([net.probabilities(one) for one in each]).mean(0)
+
+    def agreed(each: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        return torch.stack([net.probabilities(one) for one in each]).mean(0), torch.stack(list(each)).mean(0)
+
+    if many and wanted is None:
+        probabilities, logits = agreed([net(b) for b in batches])
     target: Target
     if wanted is not None:
         target = ClassTarget(list(wanted))
@@ -244,8 +246,14 @@ def _map(chosen: Plan, pictures: Sequence[_Read], wanted: Sequence[int] | None) 
         target = _Best(chosen.top)
     made: list[HeatMaps] = [method(net, b, target) for b in batches]
     if logits is None or probabilities is None:
-        logits = made[0].logits if made[0].logits is not None else net(batches[0])
-        probabilities = net.probabilities(logits)
+        each = [net(b) if one.logits is None else one.logits for one, b in zip(made, batches, strict=True)]
+        probabilities, logits = agreed(each)
+    if net.card.labels and len(net.card.labels) != logits.shape[1]:
+        raise UsageError(
+            f"labels for {net.card.name}",
+            got=len(net.card.labels),
+            allowed=f"{logits.shape[1]}, one per output",
+        )
     first = made[0]
     assert first.classes is not None
     for_rule = merge(made, MAX_SIDE)
@@ -295,7 +303,7 @@ def _found(
                 mapped.layer,
             )
         )
-    same = (
+    same: dict[str, Any] = (
         {"connectivity": chosen.rule.connectivity, "normalise": chosen.rule.normalise}
         if isinstance(chosen.rule, FractionOfMax)
         else {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import torch
@@ -64,7 +64,7 @@ class ClassTarget:
 
     index: Any = None
     top_k: int | None = 1
-    layers: tuple[str, ...] = ()
+    layers: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def predicted(cls) -> ClassTarget:
@@ -117,7 +117,7 @@ class ProbabilityTarget:
 
     index: Any = None
     sigmoid: bool = False
-    layers: tuple[str, ...] = ()
+    layers: ClassVar[tuple[str, ...]] = ()
 
     def bind(self, output: Output) -> Bound:
         classes = ClassTarget(self.index).classes(output.logits)
@@ -135,7 +135,7 @@ class MarginTarget:
 
     a: Any = None
     b: Any = "runner-up"
-    layers: tuple[str, ...] = ()
+    layers: ClassVar[tuple[str, ...]] = ()
 
     def bind(self, output: Output) -> Bound:
         logits = output.logits.detach()
@@ -176,7 +176,7 @@ class BinaryTarget:
     """A network of one logit: evidence for (`positive`) or against the positive class."""
 
     positive: bool = True
-    layers: tuple[str, ...] = ()
+    layers: ClassVar[tuple[str, ...]] = ()
 
     def bind(self, output: Output) -> Bound:
         return _signed_output(
@@ -191,7 +191,7 @@ class RegressionTarget:
     """A network of one number: what pushes it up, or down."""
 
     up: bool = True
-    layers: tuple[str, ...] = ()
+    layers: ClassVar[tuple[str, ...]] = ()
 
     def bind(self, output: Output) -> Bound:
         return _signed_output(
@@ -283,7 +283,7 @@ class CallableTarget:
 
     function: Callable[[Any], Tensor]
     name: str = "a function of the output"
-    layers: tuple[str, ...] = ()
+    layers: ClassVar[tuple[str, ...]] = ()
 
     def bind(self, output: Output) -> Bound:
         def scores(out: Output, rows: Tensor | None) -> Tensor:

@@ -291,7 +291,7 @@ class HeatMaps:
         for axis, (length, offset, stride) in enumerate(
             zip(self.grid.view, self.grid.offset, self.grid.stride, strict=True)
         ):
-            values = _sample(values, 2 + axis, (np.arange(length) + 0.5 - offset) / stride)
+            values = _sample(values, 2 + axis, (np.arange(length, dtype=np.float64) + 0.5 - offset) / stride)
         return values
 
     def in_source(self, limit: int | None = None) -> tuple[Tensor, ...]:
@@ -338,7 +338,9 @@ class HeatMaps:
         """For each source picture (PIL, the size its view names) its K maps laid over it, with a colour
         bar."""
         if len(pictures) != len(self.values):
-            raise UsageError("overlay", got=f"{len(pictures)} pictures", allowed=f"{len(self.values)}, one each")
+            raise UsageError(
+                "overlay", got=f"{len(pictures)} pictures", allowed=f"{len(self.values)}, one each"
+            )
         sheets = []
         for picture, maps, words in zip(pictures, self.in_source(), self.status, strict=True):
             rgb = np.asarray(picture.convert("RGB"))

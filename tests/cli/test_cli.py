@@ -40,14 +40,23 @@ def photos(tmp_path):
     rng = np.random.default_rng(1)
     folder = tmp_path / "photos"
     (folder / "sub").mkdir(parents=True)
-    for name, shape in (("a.png", (70, 100, 3)), ("b.jpg", (120, 80, 3)), ("sub/a.png", (70, 100, 3)), ("sub/c.webp", (64, 64, 3))):
+    for name, shape in (
+        ("a.png", (70, 100, 3)),
+        ("b.jpg", (120, 80, 3)),
+        ("sub/a.png", (70, 100, 3)),
+        ("sub/c.webp", (64, 64, 3)),
+    ):
         Image.fromarray(rng.integers(0, 255, shape, dtype=np.uint8)).save(folder / name)
     (folder / "notes.txt").write_text("not a picture")
     return folder
 
 
 def rows(out):
-    return [row for file in sorted((out / "localizations").glob("*.parquet")) for row in parquet.read_table(file).to_pylist()]
+    return [
+        row
+        for file in sorted((out / "localizations").glob("*.parquet"))
+        for row in parquet.read_table(file).to_pylist()
+    ]
 
 
 def localize(packed, photos, out, *more):
@@ -59,12 +68,18 @@ def test_rows_are_what_the_library_gives(packed, photos, tmp_path, capsys):
     net = cl.load(packed)
     expected = [found for group in cl.localize(net, str(photos), top=2) for found in group]
     written = rows(tmp_path / "out")
-    assert [(r["path"], r["rank"], r["class_name"], r["map_method"], r["box_rule"], r["threshold"]) for r in written] == [
-        (f.path, f.rank, f.class_name, f.map_method, f.box_rule, f.threshold) for f in expected
-    ]
+    assert [
+        (r["path"], r["rank"], r["class_name"], r["map_method"], r["box_rule"], r["threshold"])
+        for r in written
+    ] == [(f.path, f.rank, f.class_name, f.map_method, f.box_rule, f.threshold) for f in expected]
     assert written[0]["box_rule"] == "fraction-of-max:threshold=0.4"  # from the card
-    np.testing.assert_allclose([[r[c] for c in ("x0", "y0", "x1", "y1")] for r in written], [f.boxes[0].box.corners for f in expected])
-    np.testing.assert_allclose([r["probability"] for r in written], [f.probability for f in expected], rtol=1e-5)
+    np.testing.assert_allclose(
+        [[r[c] for c in ("x0", "y0", "x1", "y1")] for r in written],
+        [f.boxes[0].box.corners for f in expected],
+    )
+    np.testing.assert_allclose(
+        [r["probability"] for r in written], [f.probability for f in expected], rtol=1e-5
+    )
     shown = capsys.readouterr()
     assert shown.out.strip().endswith("report.html")
     assert "4 pictures, 0 rejected, 1 other files passed over" in shown.err
@@ -81,7 +96,10 @@ def test_bad_inputs_are_listed_and_the_rest_goes_on(packed, photos, tmp_path):
         archive.write(photos / "a.png", "../../climbing.png")
         archive.write(photos / "a.png", "good.png")
     out = tmp_path / "out"
-    assert main(["localize", str(photos), str(photos / "climb.zip"), "--network", packed, "--out", str(out)]) == 3
+    assert (
+        main(["localize", str(photos), str(photos / "climb.zip"), "--network", packed, "--out", str(out)])
+        == 3
+    )
     reasons = dict(line.split(",", 1) for line in (out / "rejected.csv").read_text().splitlines()[1:])
     short = {path.rsplit("/", 1)[-1]: reason for path, reason in reasons.items()}
     assert short.keys() == {"cut.jpg", "empty.png", "text.jpg", "climbing.png"}
@@ -109,7 +127,9 @@ def test_interrupted_then_resumed_equals_uninterrupted(packed, photos, tmp_path,
         assert localize(packed, photos, tmp_path / "parts") == 130
     assert "--resume" in capsys.readouterr().err
     assert localize(packed, photos, tmp_path / "parts") == 2  # needs --resume or --overwrite
-    assert localize(packed, photos, tmp_path / "parts", "--resume", "--threshold", "0.7") == 2  # other settings
+    assert (
+        localize(packed, photos, tmp_path / "parts", "--resume", "--threshold", "0.7") == 2
+    )  # other settings
     assert "rule" in capsys.readouterr().err
     assert localize(packed, photos, tmp_path / "parts", "--resume") == 0
     for name in ("coco.json", "coco_results.json", "rejected.csv"):
@@ -147,12 +167,32 @@ def test_json_labels_and_truth(packed, photos, tmp_path, capsys):
     [
         (["localise", "x"], "did you mean 'localize'"),
         (["localize", "{photos}", "--network", "embeded", "--out", "{out}"], "did you mean 'embedded'"),
-        (["localize", "{photos}", "--network", "{net}", "--method", "gradcam", "--out", "{out}"], "did you mean 'grad-cam'"),
-        (["localize", "{photos}", "--network", "{net}", "--boxes", "fraction_max", "--out", "{out}"], "did you mean 'fraction-of-max'"),
+        (
+            ["localize", "{photos}", "--network", "{net}", "--method", "gradcam", "--out", "{out}"],
+            "did you mean 'grad-cam'",
+        ),
+        (
+            ["localize", "{photos}", "--network", "{net}", "--boxes", "fraction_max", "--out", "{out}"],
+            "did you mean 'fraction-of-max'",
+        ),
         (["localize", "{photos}", "--network", "{net}", "--boxes", "quantile:p=0.2", "--out", "{out}"], "q"),
         (["localize", "{photos}", "--network", "{net}", "--top", "0", "--out", "{out}"], "--top"),
         (["localize", "{photos}/nothing.jpg", "--network", "{net}", "--out", "{out}"], "no such picture"),
-        (["localize", "{photos}", "--network", "{net}", "--threshold", "0.2", "--boxes", "tight-loose", "--out", "{out}"], "threshold"),
+        (
+            [
+                "localize",
+                "{photos}",
+                "--network",
+                "{net}",
+                "--threshold",
+                "0.2",
+                "--boxes",
+                "tight-loose",
+                "--out",
+                "{out}",
+            ],
+            "threshold",
+        ),
         (["localize", "{photos}", "--network", "{net}", "--device", "tpu9", "--out", "{out}"], "device"),
         (["evaluate", "{photos}", "--network", "{net}", "--tune", "{net}"], "--split tuning"),
         (["train", "{photos}", "--recipe", "embeded", "--out", "{out}"], "did you mean 'embedded'"),
@@ -182,7 +222,20 @@ def test_evaluate_gives_the_figures_of_a_slow_loop(packed, tmp_path, capsys):
         Image.fromarray(rng.integers(0, 255, (64, 96, 3), dtype=np.uint8)).save(path)
         lines.append(f"{path.relative_to(tmp_path / 'data')},n{i % 3},{i},{2 * i},{60 + i},{63}")
     (tmp_path / "data" / "boxes.csv").write_text("\n".join(lines) + "\n")
-    assert main(["evaluate", str(tmp_path / "data"), "--network", packed, "--json", "--out", str(tmp_path / "report")]) == 0
+    assert (
+        main(
+            [
+                "evaluate",
+                str(tmp_path / "data"),
+                "--network",
+                packed,
+                "--json",
+                "--out",
+                str(tmp_path / "report"),
+            ]
+        )
+        == 0
+    )
     report = json.loads(capsys.readouterr().out)
 
     net, right, first, curve = cl.load(packed), 0, 0, np.zeros(100)
@@ -196,7 +249,10 @@ def test_evaluate_gives_the_figures_of_a_slow_loop(packed, tmp_path, capsys):
             x0, y0, x1, y1 = FractionOfMax(threshold)(maps)[0][0][0].box.corners
             w, h = min(x1, truth[2]) - max(x0, truth[0]), min(y1, truth[3]) - max(y0, truth[1])
             shared = max(w, 0) * max(h, 0)
-            return shared / ((x1 - x0) * (y1 - y0) + (truth[2] - truth[0]) * (truth[3] - truth[1]) - shared) >= 0.5
+            return (
+                shared / ((x1 - x0) * (y1 - y0) + (truth[2] - truth[0]) * (truth[3] - truth[1]) - shared)
+                >= 0.5
+            )
 
         right += hit(0.4)
         curve += [hit(t / 100) for t in range(100)]
@@ -212,5 +268,7 @@ def test_networks_lists_and_shows_a_card(packed, capsys):
 
 
 def test_top_level_help_names_every_verb():
-    shown = subprocess.run([sys.executable, "-m", "camlucida", "--help"], capture_output=True, text=True, check=True).stdout
+    shown = subprocess.run(
+        [sys.executable, "-m", "camlucida", "--help"], capture_output=True, text=True, check=True
+    ).stdout
     assert all(verb in shown for verb in VERBS)

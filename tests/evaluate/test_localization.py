@@ -13,12 +13,22 @@ def test_tally_by_hand():
     truth, size = (Box(0, 0, 10, 20),), Size(20, 40)
     sweep = np.array([[0, 0, 40, 20], [0, 0, 10, 10], [0, 0, 10, 9.9]])  # IoU 0.25, exactly 0.5, below
     thresholds = np.array([0.0, 0.5, 0.9])
-    tally.add(1, np.array([0.2, 0.7, 0.1]), size, truth, (ScoredBox(Box(0, 0, 10, 10), 1.0),), sweep, thresholds)
-    tally.add(2, np.array([0.4, 0.3, 0.3]), size, truth, (ScoredBox(Box(20, 0, 30, 10), 1.0),), sweep, thresholds)
-    tally.add(0, np.array([0.6, 0.3, 0.1]), size, (), (ScoredBox(Box(0, 0, 40, 20), 0.0, True),), sweep, thresholds)
+    tally.add(
+        1, np.array([0.2, 0.7, 0.1]), size, truth, (ScoredBox(Box(0, 0, 10, 10), 1.0),), sweep, thresholds
+    )
+    tally.add(
+        2, np.array([0.4, 0.3, 0.3]), size, truth, (ScoredBox(Box(20, 0, 30, 10), 1.0),), sweep, thresholds
+    )
+    tally.add(
+        0, np.array([0.6, 0.3, 0.1]), size, (), (ScoredBox(Box(0, 0, 40, 20), 0.0, True),), sweep, thresholds
+    )
     measured = tally.measured()
     assert measured.ranks.tolist() == [1, 3, 1]  # a tie goes to the lower index: class 2 comes behind class 1
-    assert measured.curve.tolist() == [0.0, 100.0, 0.0]  # "0.5 or more"; the picture without a box does not count
+    assert measured.curve.tolist() == [
+        0.0,
+        100.0,
+        0.0,
+    ]  # "0.5 or more"; the picture without a box does not count
     report = measured.report()
     assert report["top1"]["percent"] == pytest.approx(66.67)
     assert report["top5"]["percent"] == 100.0

@@ -1,4 +1,5 @@
 """Class activation maps against the formula of section 2, in float64 loops."""
+# mypy: disable-error-code="union-attr,index,operator"
 
 from __future__ import annotations
 

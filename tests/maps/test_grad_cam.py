@@ -1,4 +1,5 @@
 """Grad-CAM against loops over a plain autograd run (section 19)."""
+# mypy: disable-error-code="union-attr,index,operator"
 
 from __future__ import annotations
 

@@ -34,7 +34,11 @@ def test_a_trunk_that_ends_in_pooling_keeps_its_head():
 
 def test_cut_names_the_layer_and_adds_the_convolution():
     net = cl.load("torchvision/resnet18", weights=None, head="gap", cut="layer3", num_classes=7)
-    trunk = sum(p.numel() for n, p in cl.load("torchvision/resnet18", weights=None).module.named_parameters() if not n.startswith(("layer4", "fc")))
+    trunk = sum(
+        p.numel()
+        for n, p in cl.load("torchvision/resnet18", weights=None).module.named_parameters()
+        if not n.startswith(("layer4", "fc"))
+    )
     assert parameters(net) == trunk + (256 * 9 + 1) * 1024 + (1024 + 1) * 7
     difference, maps = complete(net)
     assert difference < 1e-5
@@ -50,7 +54,9 @@ def test_gmp_pools_by_the_maximum(name):
     with torch.no_grad():
         features = {}
         layer = net.structure(pixels).features
-        handle = dict(net.module.eval().named_modules())[layer.name].register_forward_hook(lambda m, i, o: features.update(f=o))
+        handle = dict(net.module.eval().named_modules())[layer.name].register_forward_hook(
+            lambda m, i, o: features.update(f=o)
+        )
         logits = net.module(pixels)
         handle.remove()
     expected = features["f"].amax((2, 3)) @ head.weight.T + head.bias

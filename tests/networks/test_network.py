@@ -1,8 +1,10 @@
 """`Network`: logits, predictions, preprocessing, layers by name."""
+# mypy: disable-error-code="union-attr,index,operator"
 
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -183,7 +185,7 @@ def test_a_layer_that_the_logits_do_not_depend_on():
 
 
 def test_a_layer_by_name_by_module_and_by_itself():
-    net = network()
+    net: Any = network()
     by_name = net.find_layer("features.1", pixels())
     assert by_name.name == "features.1"
     assert net.find_layer(net.module.features[1], pixels()) == by_name
@@ -209,5 +211,6 @@ def test_layers_that_cannot_be_found():
 def test_the_inner_module_of_wrappers():
     module = gap()
     assert cl.wrap(nn.DataParallel(module)).module is module
-    assert cl.wrap(torch.compile(module, backend="eager")).module is module
-    assert cl.wrap(nn.DataParallel(torch.compile(module, backend="eager"))).module is module
+    compiled: Any = torch.compile(module, backend="eager")
+    assert cl.wrap(compiled).module is module
+    assert cl.wrap(nn.DataParallel(compiled)).module is module

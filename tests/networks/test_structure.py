@@ -1,6 +1,9 @@
 """What a network is made of: its head, the layer before pooling, strides and receptive fields."""
+# mypy: disable-error-code="union-attr,index,operator"
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 import torch
@@ -40,7 +43,7 @@ def found_features(network: Network, x: Tensor) -> Tensor:
     return tapped.movedim(structure.head.channel_axis, 1)
 
 
-@pytest.mark.parametrize("name", {**EXACT, **LINEARISED})
+@pytest.mark.parametrize("name", [*EXACT, *LINEARISED])
 def test_a_pooled_linear_head_is_found_and_complete(name):
     network = cl.wrap({**EXACT, **LINEARISED}[name]())
     structure = network.structure(pixels())
@@ -116,21 +119,21 @@ def test_maps_of_other_axes_than_the_input_are_no_layers():
 
 # --- real networks -----------------------------------------------------------------------------------------
 
-REAL = {
-    "resnet18": ("layer4", "exact", 64, (2, 2)),
+REAL: dict[str, tuple[Any, ...]] = {
+    "resnet18": ("layer4", "exact", 64, (2, 2), 435),
     "densenet121": ("input of adaptive_avg_pool2d", "exact", 64, (2, 2)),
     "squeezenet1_1": ("classifier.2", "exact", 64, (3, 3)),
     "convnext_tiny": ("features", "linearised", 64, (2, 2)),
-    "swin_t": ("permute", "exact", 64, (2, 2)),
+    "swin_t": ("permute", "exact", 64, (2, 2), None),  # attention reaches everywhere
     "mobilenet_v3_small": ("features", "none", 64, (2, 2)),
-    "vgg16": ("features.29", "none", 64, (4, 4)),
+    "vgg16": ("features.29", "none", 64, (4, 4), 196),
     "googlenet": ("inception5b", "exact", 64, (2, 2)),
 }
 
 
 @pytest.mark.parametrize("name", REAL)
 def test_torchvision(name):
-    layer, kind, side, size = REAL[name]
+    layer, kind, side, size, *reach = REAL[name]
     if name == "vgg16":  # its first linear layer alone is 400 MB
         module = seeded(lambda: torchvision.models.VGG(torchvision.models.vgg.make_layers(
             torchvision.models.vgg.cfgs["D"]), num_classes=7, init_weights=False))  # fmt: skip
@@ -142,6 +145,8 @@ def test_torchvision(name):
     structure = network.structure(x)
     assert structure.features.name == layer
     assert structure.features.size == size
+    if reach:
+        assert structure.features.receptive_field == (None if reach[0] is None else (reach[0], reach[0]))
     found = "none" if structure.head is None else "exact" if structure.head.is_exact else "linearised"
     assert found == kind
     if kind == "none":
@@ -181,7 +186,8 @@ class Plain(nn.Module):
                 channels = 3 if name == "conv1" else 4
                 self.add_module(name, nn.Conv2d(channels, 4, *numbers))
             else:
-                self.add_module(name, nn.MaxPool2d(*numbers, ceil_mode=True))
+                kernel, stride = numbers
+                self.add_module(name, nn.MaxPool2d(kernel, stride, ceil_mode=True))
 
     def forward(self, x: Tensor) -> Tensor:
         for name, m in self.named_children():
@@ -206,7 +212,7 @@ def test_alexnet_and_zfnet():
     assert {n: (found[n][0][0], found[n][1][0]) for n in expected} == expected
 
 
-LINEAR = {
+LINEAR: dict[str, Any] = {
     "plain": lambda: [nn.Conv2d(2, 3, 3, 2, 1), nn.AvgPool2d(3, 2, 1), nn.Conv2d(3, 3, 3, 1, 1)],
     "dilated": lambda: [nn.Conv2d(2, 3, 3, 1, 2, dilation=2), nn.Conv2d(3, 3, 3, 2)],
     "not square": lambda: [nn.Conv2d(2, 3, (3, 5), (1, 2), (0, 2)), nn.Conv2d(3, 3, (1, 3), (2, 1))],
@@ -216,6 +222,7 @@ LINEAR = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 @pytest.mark.parametrize("name", LINEAR)
 def test_receptive_fields_are_what_gradients_reach(name):
     module = nn.Sequential(*LINEAR[name]())
@@ -348,6 +355,15 @@ def test_changed_weights_change_the_maps(change):
     after = cl.CAM()(network, x, cl.ClassTarget.all()).values
     assert float((after - before).abs().max()) > 1e-3
     assert_complete(network, x)
+
+
+def test_a_first_picture_that_gives_no_number_does_not_hide_the_head():
+    network = cl.wrap(gap())
+    x = pixels()
+    x[0, 0, 0, 0] = torch.nan
+    found = cl.CAM()(network, x, cl.ClassTarget(1))
+    assert found.status == (("non-finite",), ("ok",))
+    torch.testing.assert_close(found.values[1:], cl.CAM()(network, x[1:], cl.ClassTarget(1)).values)
 
 
 def test_the_cache_does_not_grow_while_weights_change():

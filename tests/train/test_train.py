@@ -31,7 +31,9 @@ def data(tmp_path):
         (tmp_path / "data" / label).mkdir(parents=True)
         for i in range(8):
             noise = rng.integers(-30, 30, (50, 70, 3))
-            Image.fromarray(np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)).save(tmp_path / "data" / label / f"{i}.png")
+            Image.fromarray(np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)).save(
+                tmp_path / "data" / label / f"{i}.png"
+            )
     return datasets.load([tmp_path / "data"])
 
 
@@ -60,7 +62,11 @@ def test_interrupted_and_resumed_is_the_uninterrupted_run(data, tmp_path, stop_a
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop.checkpoint, "save", counted)
         with pytest.raises(KeyboardInterrupt):
-            list(loop.train(SMALL, data, tmp_path / "parts", accelerator="cpu", workers=0, save_every_seconds=0))
+            list(
+                loop.train(
+                    SMALL, data, tmp_path / "parts", accelerator="cpu", workers=0, save_every_seconds=0
+                )
+            )
     torch.manual_seed(99)
     list(loop.train(SMALL, data, tmp_path / "parts", accelerator="cpu", workers=0, resume=True))
     whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
@@ -72,7 +78,11 @@ def test_two_runs_are_equal_and_other_seeds_are_not(data, tmp_path):
     from dataclasses import replace
 
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        list(loop.train(replace(SMALL, seed=seed, epochs=1), data, tmp_path / name, accelerator="cpu", workers=0))
+        list(
+            loop.train(
+                replace(SMALL, seed=seed, epochs=1), data, tmp_path / name, accelerator="cpu", workers=0
+            )
+        )
     a, b, c = (weights(tmp_path / n) for n in "abc")
     assert all(torch.equal(a[n], b[n]) for n in a)
     assert not torch.equal(a["classify.weight"], c["classify.weight"])
@@ -81,7 +91,9 @@ def test_two_runs_are_equal_and_other_seeds_are_not(data, tmp_path):
 def test_it_learns_and_the_packed_network_localizes(data, tmp_path):
     from dataclasses import replace
 
-    easy = replace(SMALL, epochs=12, average=0.0, arguments={"width": 0.125}, augmentation=Augmentation(pca=0.0))
+    easy = replace(
+        SMALL, epochs=12, average=0.0, arguments={"width": 0.125}, augmentation=Augmentation(pca=0.0)
+    )
     events = list(loop.train(easy, data, tmp_path / "run", validate_on=data, accelerator="cpu", workers=0))
     assert finished(events)[-1].values["top1"] == 100.0  # red against blue
     net = cl.load(str(tmp_path / "run" / "network.safetensors"))
@@ -95,7 +107,16 @@ def test_checkpoint_of_another_recipe_is_refused(data, tmp_path):
 
     list(loop.train(replace(SMALL, epochs=1), data, tmp_path / "run", accelerator="cpu", workers=0))
     with pytest.raises(cl.UsageError, match="weight_decay"):
-        list(loop.train(replace(SMALL, epochs=1, weight_decay=0.1), data, tmp_path / "run", accelerator="cpu", workers=0, resume=True))
+        list(
+            loop.train(
+                replace(SMALL, epochs=1, weight_decay=0.1),
+                data,
+                tmp_path / "run",
+                accelerator="cpu",
+                workers=0,
+                resume=True,
+            )
+        )
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_step(data, tmp_path):
@@ -132,14 +153,25 @@ def test_order_visits_every_picture_once_an_epoch_and_shares_between_processes()
 
 def test_learning_rate_by_hand():
     r = Recipe(learning_rate=1.0, warmup=0.5, schedule="one-cycle")
-    assert [round(optimise.learning_rate(r, s, 8), 6) for s in range(8)] == [0.2, 0.4, 0.6, 0.8, 1.0, 0.75, 0.5, 0.25]
+    assert [round(optimise.learning_rate(r, s, 8), 6) for s in range(8)] == [
+        0.2,
+        0.4,
+        0.6,
+        0.8,
+        1.0,
+        0.75,
+        0.5,
+        0.25,
+    ]
     cosine = Recipe(learning_rate=2.0, warmup=0.0, schedule="cosine")
     assert optimise.learning_rate(cosine, 5, 10) == pytest.approx(1.0)
     assert optimise.learning_rate(Recipe(learning_rate=0.3, warmup=0.0, schedule="constant"), 9, 10) == 0.3
 
 
 def test_weight_decay_spares_biases_and_norms():
-    module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Flatten(), torch.nn.Linear(4, 2))
+    module = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Flatten(), torch.nn.Linear(4, 2)
+    )
     decayed, others = optimise.optimiser(module, Recipe(weight_decay=0.01)).param_groups
     assert (len(decayed["params"]), decayed["weight_decay"]) == (2, 0.01)
     assert (len(others["params"]), others["weight_decay"]) == (4, 0.0)
@@ -177,10 +209,21 @@ def test_command_line_trains_and_resumes(data, tmp_path, capsys):
     from camlucida.cli import main
 
     (tmp_path / "small.toml").write_text(recipe.to_toml(SMALL), encoding="utf-8")
-    common = ["train", str(tmp_path / "data"), "--recipe", str(tmp_path / "small.toml"), "--out", str(tmp_path / "run"), "--accelerator", "cpu", "--workers", "0"]
+    common = [
+        "train",
+        str(tmp_path / "data"),
+        "--recipe",
+        str(tmp_path / "small.toml"),
+        "--out",
+        str(tmp_path / "run"),
+        "--accelerator",
+        "cpu",
+        "--workers",
+        "0",
+    ]
     assert main([*common, "--epochs", "1"]) == 0
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
-    assert [e["kind"] for e in lines][0] == "command"
+    assert lines[0]["kind"] == "command"
     assert lines[-1]["kind"] == "done"
     assert main([*common, "--epochs", "1"]) == 2  # the folder holds a run
     assert "--resume" in capsys.readouterr().err

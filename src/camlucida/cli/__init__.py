@@ -8,7 +8,15 @@ import sys
 from collections.abc import Sequence
 
 from camlucida import __version__
-from camlucida.errors import CamlucidaError, InputError, LayerError, NetworkError, TargetError, UsageError, nearest
+from camlucida.errors import (
+    CamlucidaError,
+    InputError,
+    LayerError,
+    NetworkError,
+    TargetError,
+    UsageError,
+    nearest,
+)
 
 VERBS: dict[str, str] = {
     "localize": "photographs → classes, maps, boxes: a result folder and a page",
@@ -22,7 +30,7 @@ HELP = f"""camlucida {__version__}: what a convolutional network sees in a pictu
 
 usage: camlucida VERB [options]
 
-{chr(10).join(f'  {verb:<10} {about}' for verb, about in VERBS.items())}
+{chr(10).join(f"  {verb:<10} {about}" for verb, about in VERBS.items())}
 
   camlucida localize photos/ --out seen/          localize with the network that ships in the package
   camlucida VERB --help                           all options of a verb
@@ -69,5 +77,7 @@ def _verb(verb: str, arguments: Sequence[str]) -> int:
 
     module = importlib.import_module(f"camlucida.cli.{verb}")
     config = (tyro.conf.FlagCreatePairsOff,)
-    options = tyro.cli(module.Options, prog=f"camlucida {verb}", description=module.__doc__, args=arguments, config=config)
+    options = tyro.cli(
+        module.Options, prog=f"camlucida {verb}", description=module.__doc__, args=arguments, config=config
+    )
     return module.run(options, [f"camlucida {verb}", *arguments])

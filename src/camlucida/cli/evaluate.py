@@ -60,6 +60,7 @@ def run(options: Options, command: Sequence[str]) -> int:
     from pathlib import Path
 
     from camlucida import pipeline
+    from camlucida.boxes import FractionOfMax
     from camlucida.cli import progress
     from camlucida.cli.localize import _at
     from camlucida.errors import UsageError
@@ -68,11 +69,21 @@ def run(options: Options, command: Sequence[str]) -> int:
     from camlucida.networks import cards, catalogue
 
     if options.tune and options.split != "tuning":
-        raise UsageError("--tune", got=f"--split {options.split}", allowed="--split tuning: what is chosen is chosen there")
+        raise UsageError(
+            "--tune", got=f"--split {options.split}", allowed="--split tuning: what is chosen is chosen there"
+        )
     weights = None if options.weights == "none" else options.weights
-    net = catalogue.load(options.network, weights=weights, device=options.device, precision=options.precision, download=options.download)
+    net = catalogue.load(
+        options.network,
+        weights=weights,
+        device=options.device,
+        precision=options.precision,
+        download=options.download,
+    )
     if options.size is not None:
-        net = replace(net, card=replace(net.card, preprocessing=replace(net.card.preprocessing, size=options.size)))
+        net = replace(
+            net, card=replace(net.card, preprocessing=replace(net.card.preprocessing, size=options.size))
+        )
     data = datasets.load(options.data, options.corners).split(options.split).relabelled(net.card.labels)
     if options.limit is not None and options.limit < len(data):
         if options.limit < 1:
@@ -80,6 +91,9 @@ def run(options: Options, command: Sequence[str]) -> int:
         data = replace(data, examples=data.examples[:: len(data) // options.limit][: options.limit])
     plan = pipeline.plan(net, top=1, method=options.method, boxes=options.boxes, views=options.views)
     plan = replace(plan, rule=_at(plan.rule, options.threshold))
+    fraction = plan.rule if isinstance(plan.rule, FractionOfMax) else None
+    if options.tune and fraction is None:
+        raise UsageError("--tune", got=plan.rule_name, allowed="the rule fraction-of-max, whose curve is measured")
     measured: Measured | None = None
     with progress.bar("pictures", len(data)) as bar:
         for step in pipeline.measure(plan, data, batch=options.batch, workers=options.workers):
@@ -92,9 +106,9 @@ def run(options: Options, command: Sequence[str]) -> int:
         "command": list(command), "network": net.card.name, "sha256": net.card.sha256, "split": options.split, "size": net.card.preprocessing.size,
         "method": plan.method_name, "rule": plan.rule_name, "views": str(plan.views), **measured.report(),
     }  # fmt: skip
-    if options.tune:
+    if options.tune and fraction is not None:
         best = report["best_on_this_set"]
-        rule = replace(plan.rule, threshold=best["threshold"]) if hasattr(plan.rule, "threshold") else plan.rule  # type: ignore[type-var]
+        rule = replace(fraction, threshold=best["threshold"])
         card = cards.read_card(options.tune)
         chosen = f"tuning split, {report['with_boxes']} pictures: ground-truth-known {best['gt_known']} %"
         tuned = cards.Tuned(plan.method_name, replace(plan, rule=rule).rule_name, str(plan.views), chosen)
@@ -107,7 +121,9 @@ def run(options: Options, command: Sequence[str]) -> int:
         (folder / "evaluation.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
         curve = report.get("curve", {"threshold": [], "gt_known": []})
         rows = [f"{t:g},{a:g}" for t, a in zip(curve["threshold"], curve["gt_known"], strict=True)]
-        (folder / "curve.csv").write_text("\n".join(["threshold,gt_known_percent", *rows]) + "\n", encoding="utf-8")
+        (folder / "curve.csv").write_text(
+            "\n".join(["threshold,gt_known_percent", *rows]) + "\n", encoding="utf-8"
+        )
     print(json.dumps(report)) if options.json else _show(report)
     return 3 if measured.rejected else 0
 
@@ -117,7 +133,9 @@ def _show(report: dict[str, Any]) -> None:
     from rich.table import Table
 
     console = Console(soft_wrap=True)
-    console.print(f"{report['network']} on {report['pictures']} pictures (split {report['split']}), shown at {report['size']}, views {report['views']}")
+    console.print(
+        f"{report['network']} on {report['pictures']} pictures (split {report['split']}), shown at {report['size']}, views {report['views']}"
+    )
     table = Table(box=None, pad_edge=False)
     for column in ("", "percent", "95 % interval"):
         table.add_column(column, justify="left" if not column else "right")
@@ -133,11 +151,17 @@ def _show(report: dict[str, Any]) -> None:
         base, best = report["baselines"], report["best_on_this_set"]
         table.add_row("constant box: the whole picture", f"{base['whole_picture']:.2f}", "")
         size = f"{base['best_centred_box_width']:g} × {base['best_centred_box_height']:g}"
-        table.add_row(f"constant box: best centred one ({size}, chosen here)", f"{base['best_centred_box']:.2f}", "")
-        table.add_row(f"best of the curve, at {best['threshold']:g} (chosen here)", f"{best['gt_known']:.2f}", "")
+        table.add_row(
+            f"constant box: best centred one ({size}, chosen here)", f"{base['best_centred_box']:.2f}", ""
+        )
+        table.add_row(
+            f"best of the curve, at {best['threshold']:g} (chosen here)", f"{best['gt_known']:.2f}", ""
+        )
     console.print(table)
     if "curve" in report:
         curve = dict(zip(report["curve"]["threshold"], report["curve"]["gt_known"], strict=True))
         console.print("curve: " + "  ".join(f"{t:g}: {curve[t]:.1f}" for t in list(curve)[:80:5]))
     if "tuned" in report:
-        console.print(f"written on the card of {report['tuned']['file']}: {report['tuned']['boxes']}, views {report['tuned']['views']}")
+        console.print(
+            f"written on the card of {report['tuned']['file']}: {report['tuned']['boxes']}, views {report['tuned']['views']}"
+        )

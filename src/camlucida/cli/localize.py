@@ -86,21 +86,37 @@ def run(options: Options, command: Sequence[str]) -> int:
         raise UsageError("--overlays", got=repr(options.overlays), allowed="a number, or all")
     listing = sources.expand(options.photos)
     if not listing.sources:
-        raise UsageError(f"no pictures in {', '.join(options.photos)}", got=f"{listing.others} other files", allowed="JPEG, PNG, WebP, TIFF, BMP, GIF")
+        raise UsageError(
+            f"no pictures in {', '.join(options.photos)}",
+            got=f"{listing.others} other files",
+            allowed="JPEG, PNG, WebP, TIFF, BMP, GIF",
+        )
     net = _network(options)
-    plan = pipeline.plan(net, top=options.top, method=options.method, boxes=options.boxes, views=options.views)
+    plan = pipeline.plan(
+        net, top=options.top, method=options.method, boxes=options.boxes, views=options.views
+    )
     plan = replace(plan, rule=_at(plan.rule, options.threshold))
     given = _truth(options, listing.sources) if options.truth else {}
 
-    inputs = hashlib.sha256("\0".join(s.name for s in listing.sources).encode("utf-8", "surrogateescape")).hexdigest()
+    inputs = hashlib.sha256(
+        "\0".join(s.name for s in listing.sources).encode("utf-8", "surrogateescape")
+    ).hexdigest()
     settings = {
         "network": net.card.name, "network_sha256": net.card.sha256, "weights": options.weights, "labels": options.labels, "method": plan.method_name,
         "rule": plan.rule_name, "views": str(plan.views), "top": options.top, "batch": options.batch, "precision": options.precision,
         "part_size": PART, "inputs": len(listing.sources), "inputs_sha256": inputs, "truth": options.truth,
     }  # fmt: skip
-    manifest = {"command": list(command), "settings": settings, "card": _card(net), "versions": _versions(), "seeds": {}}
+    manifest = {
+        "command": list(command),
+        "settings": settings,
+        "card": _card(net),
+        "versions": _versions(),
+        "seeds": {},
+    }
     keep = None if options.overlays == "all" else int(options.overlays)
-    folder = report.ResultFolder.open(Path(options.out), manifest, resume=options.resume, overwrite=options.overwrite, overlays=keep)
+    folder = report.ResultFolder.open(
+        Path(options.out), manifest, resume=options.resume, overwrite=options.overwrite, overlays=keep
+    )
     names = dict(zip((s.name for s in listing.sources), sources.unique_names(listing.sources), strict=True))
     parts = [listing.sources[i : i + PART] for i in range(0, len(listing.sources), PART)]
     done = set(range(len(parts))) if folder.done else folder.done_parts()
@@ -114,7 +130,9 @@ def run(options: Options, command: Sequence[str]) -> int:
                 seen: list[pipeline.Seen] = []
                 rejected: list[pipeline.Rejected] = []
                 boxes = [given.get(s.name, ()) for s in part]
-                for one in pipeline.look(plan, part, batch=options.batch, workers=options.workers, truth=boxes):
+                for one in pipeline.look(
+                    plan, part, batch=options.batch, workers=options.workers, truth=boxes
+                ):
                     seen.append(one) if isinstance(one, pipeline.Seen) else rejected.append(one)
                     bar(1)
                 folder.write_part(index, seen, rejected, names)
@@ -124,7 +142,9 @@ def run(options: Options, command: Sequence[str]) -> int:
     finished = folder.finish(net.card.labels, csv=options.csv)
     _show(Path(options.out), options.json)
     counts = finished["counts"]
-    note = "; Grad-CAM, because the head is not pooling → linear" if _fell_back(plan, Path(options.out)) else ""
+    note = (
+        "; Grad-CAM, because the head is not pooling → linear" if _fell_back(plan, Path(options.out)) else ""
+    )
     others = f", {listing.others} other files passed over" if listing.others else ""
     print(f"{counts['pictures']} pictures, {counts['rejected']} rejected{others}{note}", file=sys.stderr)
     print(str((Path(options.out) / "report.html").resolve()), file=sys.stderr if options.json else sys.stdout)
@@ -136,7 +156,13 @@ def _network(options: Options) -> Network:
     from camlucida.networks.labels import read_labels
 
     weights = None if options.weights == "none" else options.weights
-    net = catalogue.load(options.network, weights=weights, device=options.device, precision=options.precision, download=options.download)
+    net = catalogue.load(
+        options.network,
+        weights=weights,
+        device=options.device,
+        precision=options.precision,
+        download=options.download,
+    )
     return replace(net, card=replace(net.card, labels=read_labels(options.labels))) if options.labels else net
 
 
@@ -148,7 +174,9 @@ def _at(rule: Rule, threshold: float | None) -> Rule:
     for field in ("threshold", "q", "value"):
         if hasattr(rule, field):
             return replace(rule, **{field: threshold})  # type: ignore[type-var]
-    raise UsageError(f"--threshold {threshold}", got=f"the rule {type(rule).__name__}, which has none", do="leave it out")
+    raise UsageError(
+        f"--threshold {threshold}", got=f"the rule {type(rule).__name__}, which has none", do="leave it out"
+    )
 
 
 def _truth(options: Options, listed: Sequence[Source]) -> dict[str, tuple[Box, ...]]:
@@ -167,12 +195,20 @@ def _truth(options: Options, listed: Sequence[Source]) -> dict[str, tuple[Box, .
             boxes[str((file.parent / row.path).resolve())].append(row.box)
     found = {}
     for source in listed:
-        for key in (source.name, source.relative, str(Path(source.file).resolve()) if source.member is None else source.member):
+        for key in (
+            source.name,
+            source.relative,
+            str(Path(source.file).resolve()) if source.member is None else source.member,
+        ):
             if key in boxes:
                 found[source.name] = tuple(dict.fromkeys(boxes[key]))
                 break
     if not found:
-        raise UsageError(f"none of the boxes in {file} belongs to a listed picture", got=f"{len(boxes)} paths", do="write paths as listed, or relative to the manifest")
+        raise UsageError(
+            f"none of the boxes in {file} belongs to a listed picture",
+            got=f"{len(boxes)} paths",
+            do="write paths as listed, or relative to the manifest",
+        )
     return found
 
 
@@ -193,7 +229,13 @@ def _versions() -> dict[str, str]:
 
     from camlucida import __version__
 
-    return {"camlucida": __version__, "python": platform.python_version(), "torch": torch.__version__, "numpy": numpy.__version__, "pillow": PIL.__version__}
+    return {
+        "camlucida": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "pillow": PIL.__version__,
+    }
 
 
 def _fell_back(plan: Any, out: Any) -> bool:
@@ -231,6 +273,11 @@ def _show(out: Any, as_json: bool) -> None:
                 table.add_row("…", "", "", "")
                 break
             box = "" if row["x0"] is None else ", ".join(f"{row[c]:.0f}" for c in ("x0", "y0", "x1", "y1"))
-            table.add_row(PurePath(row["path"]).name, row["class_name"].split(",")[0], f"{100 * row['probability']:.1f} %", box + ("" if row["status"] == "ok" else f"  ({row['status']})"))
+            table.add_row(
+                PurePath(row["path"]).name,
+                row["class_name"].split(",")[0],
+                f"{100 * row['probability']:.1f} %",
+                box + ("" if row["status"] == "ok" else f"  ({row['status']})"),
+            )
             shown += 1
     Console(soft_wrap=True).print(table)

@@ -23,7 +23,11 @@ def run(options: Options, command: Sequence[str]) -> int:
     if options.network:
         name = catalogue.ALIASES.get(options.network, options.network)
         is_file = name in catalogue.PUBLISHED or name.endswith(".safetensors")
-        card = cards.read_card(catalogue.published_file(name) if name in catalogue.PUBLISHED else name) if is_file else catalogue.load(name, weights=None).card
+        card = (
+            cards.read_card(catalogue.published_file(name) if name in catalogue.PUBLISHED else name)
+            if is_file
+            else catalogue.load(name, weights=None).card
+        )
         print(json.dumps(json.loads(card.to_json()), indent=1, ensure_ascii=False))
         return 0
     for alias, name in catalogue.ALIASES.items():

@@ -53,7 +53,11 @@ def run(options: Options, command: Sequence[str]) -> int:
     from camlucida.train import loop
     from camlucida.train import recipe as recipes
 
-    changes = {name: getattr(options, name) for name in ("epochs", "batch", "seed", "precision") if getattr(options, name) is not None}
+    changes = {
+        name: getattr(options, name)
+        for name in ("epochs", "batch", "seed", "precision")
+        if getattr(options, name) is not None
+    }
     recipe = recipes.load(options.recipe, changes)
     out = Path(options.out)
     log, last = out / "log.jsonl", out / "checkpoints" / "last.ckpt"
@@ -61,7 +65,10 @@ def run(options: Options, command: Sequence[str]) -> int:
         if not log.exists():
             raise UsageError(f"--out {out}", got="a folder that holds other things", do="name another folder")
         if not (options.resume or options.overwrite):
-            raise UsageError(f"--out {out} holds a run", do="--resume goes on with it, --overwrite starts again, or name another folder")
+            raise UsageError(
+                f"--out {out} holds a run",
+                do="--resume goes on with it, --overwrite starts again, or name another folder",
+            )
         if options.overwrite:
             log.unlink()
             last.unlink(missing_ok=True)
@@ -74,7 +81,10 @@ def run(options: Options, command: Sequence[str]) -> int:
         workers=options.workers, resume=options.resume,
     )  # fmt: skip
     at = 0
-    with log.open("a", encoding="utf-8") as lines, progress.bar("steps", _steps(recipe, len(data.split(options.split)))) as bar:
+    with (
+        log.open("a", encoding="utf-8") as lines,
+        progress.bar("steps", _steps(recipe, len(data.split(options.split)))) as bar,
+    ):
         lines.write(json.dumps({"kind": "command", "command": list(command)}) + "\n")
         for event in events:
             lines.write(json.dumps({"kind": event.kind, **event.values}) + "\n")
@@ -84,7 +94,10 @@ def run(options: Options, command: Sequence[str]) -> int:
                 bar(step - at)
                 at = step
             if event.kind in ("start", "epoch", "rejected", "done"):
-                print(event.kind + "  " + "  ".join(f"{k} {v}" for k, v in event.values.items()), file=sys.stderr)
+                print(
+                    event.kind + "  " + "  ".join(f"{k} {v}" for k, v in event.values.items()),
+                    file=sys.stderr,
+                )
     print(out / "network.safetensors")
     return 0
 

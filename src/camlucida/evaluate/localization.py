@@ -34,7 +34,9 @@ class Measured:
     @property
     def curve(self) -> NDArray[np.float64]:
         """Ground-truth-known accuracy (T,) in percent at each threshold."""
-        return 100 * self.hits[self.boxed].mean(0) if self.boxed.any() else np.full(len(self.thresholds), np.nan)
+        return (
+            100 * self.hits[self.boxed].mean(0) if self.boxed.any() else np.full(len(self.thresholds), np.nan)
+        )
 
     def report(self) -> dict[str, Any]:
         """All figures, percent, with 95 % intervals; ready for JSON."""
@@ -48,13 +50,22 @@ class Measured:
         ):
             if total:
                 low, high = metrics.wilson_interval(int(right.sum()), total)
-                found[name] = {"percent": round(100 * float(right.sum()) / total, 2), "interval": [round(100 * low, 2), round(100 * high, 2)]}
+                found[name] = {
+                    "percent": round(100 * float(right.sum()) / total, 2),
+                    "interval": [round(100 * low, 2), round(100 * high, 2)],
+                }
         if boxed:
             best = int(self.curve.argmax())
             found["threshold"] = self.level
-            found["best_on_this_set"] = {"threshold": float(self.thresholds[best]), "gt_known": round(float(self.curve[best]), 2)}
+            found["best_on_this_set"] = {
+                "threshold": float(self.thresholds[best]),
+                "gt_known": round(float(self.curve[best]), 2),
+            }
             found["baselines"] = self.baselines
-            found["curve"] = {"threshold": self.thresholds.tolist(), "gt_known": [round(float(v), 2) for v in self.curve]}
+            found["curve"] = {
+                "threshold": self.thresholds.tolist(),
+                "gt_known": [round(float(v), 2) for v in self.curve],
+            }
         return found
 
 
@@ -69,7 +80,14 @@ class Tally:
         self._truths: list[tuple[tuple[Box, ...], Size]] = []
 
     def add(
-        self, label: int, probabilities: NDArray, size: Size, truth: tuple[Box, ...], own: Sequence[ScoredBox], sweep: NDArray, thresholds: NDArray
+        self,
+        label: int,
+        probabilities: NDArray,
+        size: Size,
+        truth: tuple[Box, ...],
+        own: Sequence[ScoredBox],
+        sweep: NDArray,
+        thresholds: NDArray,
     ) -> None:
         """One picture of class `label`: `probabilities (C,)`, its size, given boxes, the rule's boxes for the true class
         (the first counts) and that class's box `sweep (T, 4)` at each threshold."""
@@ -80,7 +98,9 @@ class Tally:
             hits = metrics.box_iou(sweep[:, None], corners[None]).max(1) >= IOU
             hit = bool(metrics.box_iou(np.array(own[0].box.corners)[None], corners).max() >= IOU)
         mine = probabilities[label]
-        before = int((probabilities > mine).sum() + (probabilities[:label] == mine).sum())  # ties: the lower index first
+        before = int(
+            (probabilities > mine).sum() + (probabilities[:label] == mine).sum()
+        )  # ties: the lower index first
         self._rows.append((hits, hit, bool(truth), before + 1))
         self._truths.append((truth, size))
 
@@ -88,7 +108,9 @@ class Tally:
         """The figures. Raises UsageError if no picture was added."""
         if not self._rows:
             why = f"; the first: {self.rejected[0][1]}" if self.rejected else ""
-            raise UsageError("evaluate", got=f"no picture that could be used, {len(self.rejected)} rejected{why}")
+            raise UsageError(
+                "evaluate", got=f"no picture that could be used, {len(self.rejected)} rejected{why}"
+            )
         hits, rule_hits, boxed, ranks = zip(*self._rows, strict=True)
         return Measured(
             self._thresholds, np.array(hits), np.array(rule_hits), np.array(boxed), np.array(ranks), tuple(self.rejected),
@@ -105,7 +127,12 @@ def constant_boxes(truths: Sequence[tuple[tuple[Box, ...], Size]]) -> dict[str, 
     corners = np.zeros((len(truths), most, 4))
     for i, (boxes, size) in enumerate(truths):
         for j in range(most):
-            corners[i, j] = np.array(boxes[min(j, len(boxes) - 1)].corners) / [size.width, size.height, size.width, size.height]
+            corners[i, j] = np.array(boxes[min(j, len(boxes) - 1)].corners) / [
+                size.width,
+                size.height,
+                size.width,
+                size.height,
+            ]
 
     def score(width: float, height: float) -> float:
         box = np.array([0.5 - width / 2, 0.5 - height / 2, 0.5 + width / 2, 0.5 + height / 2])

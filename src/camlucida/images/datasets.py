@@ -99,10 +99,10 @@ def _manifest(path: Path, corners: str) -> list[tuple[Source, str, tuple[Box, ..
     labels: dict[str, str] = {}
     boxes: dict[str, list[Box]] = defaultdict(list)
     for row in manifests.read(path, corners):
-        if len(row.labels) > 1:
+        if len(set(row.labels) | ({labels[row.path]} if row.path in labels else set())) > 1:
             raise UsageError(f"{path}: several labels on {row.path}", allowed="one label a picture")
         if row.labels:
-            labels.setdefault(row.path, row.labels[0])
+            labels[row.path] = row.labels[0]
         if row.box:
             boxes[row.path].append(row.box)
     return [
@@ -119,16 +119,17 @@ def _class_folders(
     root = Path(listing.sources[0].file) if in_archive else path
     boxes: dict[str, list[Box]] = defaultdict(list)
     labels: dict[str, str] = {}
+    classes: set[str] = set()
     if in_archive or path.is_dir():
-        for row in manifests.parse_csv(
-            sources.read_text(root, "boxes.csv") or "path\n", corners, f"{path}/boxes.csv"
-        ):
+        text = sources.read_text(root, "boxes.csv") or "path\n"
+        for row in manifests.parse_csv(text, corners, f"{path}/boxes.csv"):
             if row.box:
                 boxes[row.path].append(row.box)
-        for row_names in csv.DictReader(io.StringIO(sources.read_text(root, "classes.csv") or "")):
-            names[row_names["wnid"]] = row_names["name"]
-    if path.is_dir():
-        _tiny_imagenet(path, boxes, labels, names)
+        for named in csv.DictReader(io.StringIO(sources.read_text(root, "classes.csv") or "")):
+            if not named.get("wnid") or not named.get("name"):
+                raise UsageError(f"{path}/classes.csv", got=", ".join(map(str, named)), allowed="wnid,name")
+            names[named["wnid"]] = named["name"]
+        classes = _tiny_imagenet(root, boxes, labels, names)
     found = []
     for source in listing.sources:
         folders = [p for p in PurePosixPath(source.relative).parts[:-1] if p != "images"]
@@ -138,34 +139,39 @@ def _class_folders(
                 f"{source.name} lies in no class folder",
                 allowed="CLASS/picture.jpg, or a manifest with labels",
             )
-        found.append((source, label, tuple(boxes.get(source.relative, ()))))
+        if not classes or label in classes:  # the published test pictures have no label
+            found.append((source, label, tuple(boxes.get(source.relative, ()))))
     return found
 
 
 def _tiny_imagenet(
-    folder: Path, boxes: dict[str, list[Box]], labels: dict[str, str], names: dict[str, str]
-) -> None:
-    """Tiny-ImageNet as published: `train/WNID/WNID_boxes.txt`, `val/val_annotations.txt`, `words.txt`
-    (corners inclusive)."""
-    for file in sorted(folder.rglob("*_boxes.txt")):
-        for line in file.read_text(encoding="utf-8").splitlines():
-            name, *corners = line.split("\t")
-            picture = (file.parent / "images" / name).relative_to(folder).as_posix()
-            boxes[picture].append(_inclusive(corners))
-    for file in sorted(folder.rglob("val_annotations.txt")):
-        for line in file.read_text(encoding="utf-8").splitlines():
-            name, label, *corners = line.split("\t")
-            picture = (file.parent / "images" / name).relative_to(folder).as_posix()
-            labels[picture] = label
-            boxes[picture].append(_inclusive(corners))
-    for words in (folder / "words.txt", folder.parent / "words.txt"):
-        if words.is_file():
-            for line in words.read_text(encoding="utf-8").splitlines():
-                label, _, name = line.partition("\t")
-                names.setdefault(label, name)
-            return
+    root: Path, boxes: dict[str, list[Box]], labels: dict[str, str], names: dict[str, str]
+) -> set[str]:
+    """Tiny-ImageNet as published, unpacked or not: `train/WNID/WNID_boxes.txt`, `val/val_annotations.txt`,
+    `words.txt`, `wnids.txt` (corners inclusive). Returns the ids of its classes where `wnids.txt` lists them."""
+    for ending, is_labelled in (("_boxes.txt", False), ("val_annotations.txt", True)):
+        for file in sources.names_ending(root, ending):
+            for line in (sources.read_text(root, file) or "").splitlines():
+                name, *rest = line.split("\t")
+                picture = str(PurePosixPath(file).parent / "images" / name)
+                try:
+                    if is_labelled:
+                        labels[picture] = rest.pop(0)
+                    x0, y0, x1, y1 = map(float, rest)
+                    boxes[picture].append(Box(x0, y0, x1 + 1, y1 + 1))
+                except (ValueError, IndexError, UsageError):
+                    raise UsageError(
+                        f"{root}/{file}", got=repr(line), allowed="a box per line, tabs between"
+                    ) from None
+    for line in _beside(root, "words.txt").splitlines():
+        label, _, name = line.partition("\t")
+        names.setdefault(label, name)
+    return set(_beside(root, "wnids.txt").split())
 
 
-def _inclusive(corners: Sequence[str]) -> Box:
-    x0, y0, x1, y1 = (float(c) for c in corners)
-    return Box(x0, y0, x1 + 1, y1 + 1)
+def _beside(root: Path, name: str) -> str:
+    """A text file of a folder (or the folder above), or anywhere in an archive; empty if there is none."""
+    if root.is_dir():
+        return sources.read_text(root, name) or sources.read_text(root.parent, name) or ""
+    inside = sources.names_ending(root, "/" + name) or [name]
+    return sources.read_text(root, inside[0]) or ""

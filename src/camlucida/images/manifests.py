@@ -7,7 +7,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,45 +42,56 @@ def read(file: str | Path, corners: str = "half-open") -> tuple[Row, ...]:
         if suffix == ".parquet":
             import pyarrow.parquet
 
-            return parse(pyarrow.parquet.read_table(file).to_pylist(), corners, str(file))
+            table = pyarrow.parquet.read_table(io.BytesIO(file.read_bytes()))
+            return parse(table.to_pylist(), corners, str(file))
         text = file.read_text(encoding="utf-8-sig")
         if suffix == ".jsonl":
-            return parse((json.loads(line) for line in text.splitlines() if line.strip()), corners, str(file))
+            return parse(_json_lines(text), corners, str(file))
         if suffix == ".csv":
             return parse_csv(text, corners, str(file))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, csv.Error) as error:  # ValueError: not UTF-8, not JSON, not Parquet
         raise UsageError(f"cannot read the manifest {file}", got=str(error)) from error
     raise UsageError(f"manifest {file}", got=f"suffix {suffix or 'none'}", allowed=" ".join(SUFFIXES))
 
 
 def parse_csv(text: str, corners: str = "half-open", where: str = "manifest") -> tuple[Row, ...]:
-    return parse(csv.DictReader(io.StringIO(text)), corners, where)
+    return parse(csv.DictReader(io.StringIO(text), skipinitialspace=True), corners, where)
 
 
-def parse(records: Iterable[Mapping[str, Any]], corners: str, where: str) -> tuple[Row, ...]:
+def _json_lines(text: str) -> Iterator[Any]:
+    """What each line holds, None for an empty one."""
+    for number, line in enumerate(text.split("\n"), 1):
+        try:
+            yield json.loads(line) if line.strip() else None
+        except json.JSONDecodeError as error:
+            raise ValueError(f"line {number} is not JSON: {error.msg}") from error
+
+
+def parse(records: Iterable[Mapping[str, Any] | None], corners: str, where: str) -> tuple[Row, ...]:
     if corners not in CORNERS:
         raise UsageError("corners", got=repr(corners), do=nearest(corners, CORNERS))
     rows = []
     for line, record in enumerate(records, 2 if where.endswith(".csv") else 1):
+        if record is None:
+            continue
+        if not isinstance(record, Mapping):
+            raise UsageError(f"{where}, line {line}", got=type(record).__name__, allowed="names → values")
         record = {str(k).strip(): v for k, v in record.items() if k is not None and v is not None and v != ""}
         if "wnid" in record:  # the column name of our packed data sets
             record.setdefault("label", record.pop("wnid"))
         if "path" not in record:
             raise UsageError(f"{where}, line {line}: no path", allowed="columns " + ", ".join(COLUMNS))
         labels = record.get("labels", record.get("label", ()))
-        labels = (
-            tuple(str(v) for v in labels)
-            if isinstance(labels, (list, tuple))
-            else tuple(str(labels).split(";"))
-        )
+        if not isinstance(labels, (list, tuple)):
+            labels = str(labels).split(";")
         rows.append(
             Row(
                 str(record["path"]),
-                labels if labels != ("",) else (),
+                tuple(str(label).strip() for label in labels),
                 _box(record, corners, f"{where}, line {line}"),
                 record.get("mask"),
                 record.get("caption"),
-                str(record.get("difficult", "0")).lower() in ("1", "true", "yes"),
+                str(record.get("difficult", "0")).lower() in ("1", "1.0", "true", "yes"),
                 record.get("split"),
             )
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 import warnings
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ MAX_PIXELS = 89_478_485  # Pillow's own line between a large picture and a decom
 MEAN_COLOUR = (124, 116, 104)  # of ImageNet; transparent pixels show it unless the network's card has another
 
 RGB = tuple[int, int, int]
+
+_QUIET = threading.Lock()  # warning filters belong to the process, and pictures are read by many threads
 
 Image.init()  # the decoders of FORMATS; Pillow itself knows fewer until a first picture fails
 
@@ -38,7 +41,7 @@ def read_picture(source: Any, background: RGB = MEAN_COLOUR, max_pixels: int = M
     if isinstance(source, (bytes, bytearray, memoryview)):
         return decode(bytes(source), background, max_pixels)
     if isinstance(source, Image.Image):
-        return _to_rgb(ImageOps.exif_transpose(source), background)
+        return _upright(source, background)
     if isinstance(source, np.ndarray):
         return _from_array(source, background)
     if hasattr(source, "detach") and hasattr(source, "numpy"):  # a tensor, without importing torch here
@@ -57,23 +60,33 @@ def decode(data: bytes, background: RGB = MEAN_COLOUR, max_pixels: int = MAX_PIX
     if not data:
         raise InputError("empty file")
     try:
-        with warnings.catch_warnings():
+        with _QUIET, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a bomb and odd metadata only warn; the size is judged below
             picture = Image.open(io.BytesIO(data), formats=FORMATS)
-        if picture.width * picture.height > max_pixels:
-            raise InputError(
-                f"decompression bomb: {picture.width} × {picture.height} pixels in {len(data)} bytes",
-                allowed=f"up to {max_pixels} pixels",
-            )
+    except UnidentifiedImageError:
+        raise InputError("not a picture, or broken in its header", allowed=", ".join(FORMATS)) from None
+    except Image.DecompressionBombError as error:
+        raise InputError(f"decompression bomb: {error}") from error
+    except Exception as error:  # decoders fail in many ways; each becomes this picture's reason
+        raise InputError(f"broken picture: {error or type(error).__name__}") from error
+    if picture.width * picture.height > max_pixels:
+        raise InputError(
+            f"decompression bomb: {picture.width} × {picture.height} pixels in {len(data)} bytes",
+            allowed=f"up to {max_pixels} pixels",
+        )
+    return _upright(picture, background)
+
+
+def _upright(picture: Image.Image, background: RGB) -> Image.Image:
+    """Decodes to the end, turns as EXIF says, converts."""
+    if 0 in picture.size:
+        raise InputError("a picture", got=f"{picture.height} × {picture.width}", allowed="at least 1 × 1")
+    try:
         picture.load()
         return _to_rgb(ImageOps.exif_transpose(picture), background)
     except InputError:
         raise
-    except UnidentifiedImageError:
-        raise InputError("not a picture", allowed=", ".join(FORMATS)) from None
-    except Image.DecompressionBombError as error:
-        raise InputError(f"decompression bomb: {error}") from error
-    except Exception as error:  # decoders fail in many ways; each becomes this picture's reason
+    except Exception as error:
         raise InputError(f"broken picture: {error or type(error).__name__}") from error
 
 
@@ -116,7 +129,7 @@ def _to_rgb(picture: Image.Image, background: RGB) -> Image.Image:
                 "a grey picture", got=f"values {values.min():g} … {values.max():g}", allowed="0 … 65535"
             )
         return Image.fromarray(np.rint(values / top * 255).astype(np.uint8)).convert("RGB")
-    if picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
+    if picture.has_transparency_data:
         seen = picture.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", seen.size, (*background, 255)), seen).convert("RGB")
     return picture.convert("RGB")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import glob
-import io
 import os
 import tarfile
 import threading
@@ -40,19 +39,12 @@ class Source:
             if self.member is None:
                 with open(self.file, "rb") as stream:
                     return stream.read()
-            return _archive(os.getpid(), self.file).read(self.member)
+            return _open(self.file).read(self.member)
         except InputError:
             raise
         except OSError as error:
             raise InputError(f"cannot read: {error.strerror or error}") from error
-        except (
-            zipfile.BadZipFile,
-            tarfile.TarError,
-            RuntimeError,
-            KeyError,
-            EOFError,
-            NotImplementedError,
-        ) as error:
+        except (zipfile.BadZipFile, tarfile.TarError, RuntimeError, KeyError, EOFError) as error:
             raise InputError(f"broken archive member: {error}") from error
         except Exception as error:  # zlib, lzma and bz2 raise their own kinds
             raise InputError(f"broken archive member: {type(error).__name__}: {error}") from error
@@ -135,8 +127,8 @@ def archive_members(path: Path, below: str = "") -> Listing:
     """The pictures of an archive, sorted by name (compressed tars: in their own order, which reads them
     once)."""
     try:
-        names = _archive(os.getpid(), str(path)).names
-    except (OSError, zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
+        names = _open(str(path)).names
+    except Exception as error:  # zlib, lzma and bz2 raise their own kinds
         raise UsageError(
             f"cannot open the archive {path}",
             got=str(error) or type(error).__name__,
@@ -173,7 +165,9 @@ class _Zip:
 class _Tar:
     def __init__(self, file: str) -> None:
         self.tar = tarfile.open(file)  # noqa: SIM115  (kept open: members are read at any time)
-        self.members = {m.name: m for m in self.tar if m.isfile()}
+        self.members = {m.name.removeprefix("./"): m for m in self.tar if m.isfile()}
+        while self.tar.fileobj and self.tar.fileobj.read(2**20):
+            pass  # to the very end, where a compressed file's checksum is
         self.names = list(self.members)
         self.lock = threading.Lock()
 
@@ -189,10 +183,23 @@ class _Tar:
         return data
 
 
+def _open(file: str) -> _Zip | _Tar:
+    """An open archive, kept open as long as the file on disk is the same."""
+    about = os.stat(file)
+    return _archive(os.getpid(), file, about.st_mtime_ns, about.st_size)
+
+
 @functools.lru_cache(maxsize=32)
-def _archive(process: int, file: str) -> _Zip | _Tar:
-    """An open archive; `process` keeps a forked worker from sharing its parent's file position."""
+def _archive(process: int, file: str, changed: int, size: int) -> _Zip | _Tar:
+    """`process` keeps a forked worker from sharing its parent's file position."""
     return _Zip(file) if file.lower().endswith(".zip") else _Tar(file)
+
+
+def names_ending(path: Path, ending: str) -> list[str]:
+    """Files below a folder, or members of an archive, whose names end so; sorted."""
+    if path.is_dir():
+        return sorted(f.relative_to(path).as_posix() for f in path.rglob("*" + ending))
+    return sorted(n for n in _open(str(path)).names if n.endswith(ending))
 
 
 def read_text(path: Path, inner: str) -> str | None:
@@ -200,12 +207,8 @@ def read_text(path: Path, inner: str) -> str | None:
     if path.is_dir():
         file = path / inner
         return file.read_text(encoding="utf-8") if file.is_file() else None
-    archive = _archive(os.getpid(), str(path))
-    return (
-        io.TextIOWrapper(io.BytesIO(archive.read(inner)), encoding="utf-8").read()
-        if inner in archive.names
-        else None
-    )
+    archive = _open(str(path))
+    return archive.read(inner).decode("utf-8") if inner in archive.names else None
 
 
 def unique_names(sources: Sequence[Source]) -> list[str]:
@@ -214,12 +217,9 @@ def unique_names(sources: Sequence[Source]) -> list[str]:
     taken: set[str] = set()
     names = []
     for source in sources:
-        stem = (
-            str(PurePosixPath(source.relative).with_suffix(""))
-            if PurePosixPath(source.relative).name
-            else source.relative
-        )
-        safe = "".join(c if c.isalnum() or c in "-._" else "_" for c in stem).strip("._")[-150:] or "picture"
+        stem = str(PurePosixPath(source.relative).with_suffix("")) if source.relative else ""
+        safe = "".join(c if c.isalnum() or c in "-._" else "_" for c in stem).strip("._")
+        safe = safe.encode()[-150:].decode(errors="ignore").strip("._") or "picture"  # disks count bytes
         name, count = safe, 2
         while name.lower() in taken:
             name, count = f"{safe}-{count}", count + 1

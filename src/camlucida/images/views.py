@@ -13,6 +13,10 @@ from torch import Tensor
 from camlucida.errors import UsageError
 from camlucida.values import Size, View
 
+LONGEST = (
+    8  # sides of a whole view differ at most so much: a picture of 10 × 5,000 pixels must not become a wall
+)
+
 
 @dataclass(frozen=True)
 class Preprocessing:
@@ -54,7 +58,8 @@ class Preprocessing:
 
     def view(self, source: Size, kind: str = "card", zoom: float = 1.0, flip: bool = False) -> View:
         """`card`: the card's own resize and crop. `whole`: the whole picture, its shorter side `size · zoom`;
-        squashed to the card's square where the network takes no other shape."""
+        squashed to the card's square where the network takes no other shape, and to `LONGEST` times the shorter side
+        where the picture is longer still."""
         if kind not in ("card", "whole"):
             raise UsageError("view", got=repr(kind), allowed="card | whole")
         square = self.crop or self.size
@@ -63,7 +68,8 @@ class Preprocessing:
                 return View.whole(source, Size(square, square), flip)
             short = max(round(self.size * zoom), self.minimum)
             resized = Size(short, short) if self.resize == "squash" else source.with_short_side(short)
-            return View.whole(source, resized, flip)
+            longest = LONGEST * short
+            return View.whole(source, Size(min(resized.height, longest), min(resized.width, longest)), flip)
         resized = Size(self.size, self.size) if self.resize == "squash" else source.with_short_side(self.size)
         if self.crop is None and self.any_size:
             return View.whole(source, resized, flip)
@@ -76,7 +82,7 @@ class Preprocessing:
         shown = view.show(picture, self.interpolation)
         array = np.asarray(shown.convert("L") if self.channels == "L" else shown)
         array = array[None] if array.ndim == 2 else np.moveaxis(array, -1, 0)
-        return torch.from_numpy(np.ascontiguousarray(array[::-1] if self.channels == "BGR" else array))
+        return torch.from_numpy(np.array(array[::-1] if self.channels == "BGR" else array, order="C"))
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """uint8 `(N, C, H, W)` → float32 as the network wants it."""

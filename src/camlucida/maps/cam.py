@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from camlucida import taps
 from camlucida.errors import LayerError, TargetError, UnsupportedError
@@ -24,12 +24,12 @@ class CAM:
     head.
     """
 
-    layer: str | None = None
+    layer: str | nn.Module | None = None
 
     def __call__(self, network: Network, batch: Batch | Tensor, target: Target | None = None) -> HeatMaps:
         batch = Batch.of(batch)
         target = target or ClassTarget.predicted()
-        found = network.structure(batch.pixels)
+        found = network.pooled_structure(batch.pixels)
         head, layer = found.head, found.features
         if head is None or layer is None:
             raise UnsupportedError(
@@ -59,7 +59,7 @@ class CAM:
             scores = bound.scores(output, None).float()
         return HeatMaps(
             values.unflatten(2, features.shape[2:]), bound.classes, scores,
-            found.grid(layer, tuple(batch.pixels.shape[2:])), batch.views, "cam", bound.words, layer.name,
+            found.grid(replace(layer, size=tuple(features.shape[2:])), tuple(batch.pixels.shape[2:])), batch.views, "cam", bound.words, layer.name,
             logits=output.any_logits(),
         )  # fmt: skip
 

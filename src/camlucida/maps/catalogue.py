@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from torch import Tensor
+
 from camlucida import specs
 from camlucida.networks.network import Network
 from camlucida.targets import Target
@@ -21,7 +23,7 @@ class Method(Protocol):
     """Stateless: options are fields. Takes a batch of N pictures (or bare pixels) and a target of K scalars
     each."""
 
-    def __call__(self, network: Network, batch: Batch, target: Target) -> HeatMaps: ...
+    def __call__(self, network: Network, batch: Batch | Tensor, target: Target | None = None) -> HeatMaps: ...
 
 
 def method(spec: str) -> Method:
@@ -32,4 +34,4 @@ def method(spec: str) -> Method:
 
 def for_network(network: Network, batch: Batch) -> Method:
     """CAM where the network's head is pool → linear, else Grad-CAM."""
-    return method("cam" if network.structure(batch.pixels).head is not None else "grad-cam")
+    return method("cam" if network.pooled_structure(batch.pixels).head is not None else "grad-cam")

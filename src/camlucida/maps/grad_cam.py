@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from camlucida import taps
 from camlucida.errors import LayerError
@@ -23,7 +23,7 @@ class GradCAM:
     only.
     """
 
-    layer: str | None = None
+    layer: str | nn.Module | None = None
     relu: bool = True
 
     def __call__(self, network: Network, batch: Batch | Tensor, target: Target | None = None) -> HeatMaps:

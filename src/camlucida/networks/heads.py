@@ -93,20 +93,34 @@ def put(
     with taps.borrowed(module):
         classes = num_classes or logits_of(network.forward(blank)).shape[1]
     found = network.structure(blank)
-    pooled = found.head is not None and found.head.norm is None and found.head.weight is not None
-    recorded: dict[str, Any] = {"head": head, "cut": cut, "num_classes": num_classes, "units": units, "groups": groups, "dropout": dropout, "bias": bias}
+    own = found.head
+    pooled = own is not None and own.norm is None and own.weight is not None
+    same_classes = own is not None and own.weight is not None and classes == len(own.weight)
+    if own is not None and pooled and same_classes and cut is None and head == "gap" and own.pool == "avg":
+        return module, card
+    recorded: dict[str, Any] = {
+        "head": head, "cut": cut, "num_classes": num_classes, "units": units, "groups": groups, "dropout": dropout, "bias": bias,
+    }  # fmt: skip
     card = replace(
         card, name=f"{card.name}-{head}", arguments={**card.arguments, "head": recorded}, sha256="", measured={},
         labels=card.labels if len(card.labels) == classes else (),
     )  # fmt: skip
-    if pooled and cut is None and head == "gap" and found.head is not None and found.head.pool == "avg" and num_classes in (None, len(found.head.weight)):  # type: ignore[arg-type]
-        return module, replace(card, name=card.name.removesuffix(f"-{head}"), arguments={k: v for k, v in card.arguments.items() if k != "head"})
     layer = network.find_layer(cut, blank)
     if math.prod(layer.size) < 2:
-        raise LayerError(f"cutting at {layer.name}", got=f"a map of {layer.size}", allowed="a layer with cells")
+        raise LayerError(
+            f"cutting at {layer.name}", got=f"a map of {layer.size}", allowed="a layer with cells"
+        )
     trunk = _until(module, layer.point, cut or layer.name)
     added = None if pooled and cut is None else units
-    top = PooledLinear(layer.channels, classes, "avg" if head == "gap" else "max", added, groups=groups, dropout=dropout, bias=bias)
+    top = PooledLinear(
+        layer.channels,
+        classes,
+        "avg" if head == "gap" else "max",
+        added,
+        groups=groups,
+        dropout=dropout,
+        bias=bias,
+    )
     return CutTrunk(trunk, top.to(next(module.parameters()).device)), card
 
 
@@ -131,7 +145,9 @@ def _until(module: nn.Module, point: Point, asked: str) -> nn.Module:
         raise
     except Exception as error:  # symbolic tracing fails in many ways on modules with data-dependent code
         raise UnsupportedError(
-            f"{type(module).__name__} cannot be cut", got=f"{type(error).__name__}: {error}", do="build the trunk yourself and use cl.wrap"
+            f"{type(module).__name__} cannot be cut",
+            got=f"{type(error).__name__}: {error}",
+            do="build the trunk yourself and use cl.wrap",
         ) from error
     finally:
         module.train(training)

@@ -19,13 +19,19 @@ def read_labels(file: str | Path) -> tuple[Label, ...]:
         if file.suffix.lower() == ".json":
             names = json.loads(text)
             if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
-                raise UsageError(f"labels in {file}", got=type(names).__name__, allowed="a JSON list of names")
+                raise UsageError(
+                    f"labels in {file}", got=type(names).__name__, allowed="a JSON list of names"
+                )
             found = [Label(str(i), name) for i, name in enumerate(names)]
         elif file.suffix.lower() == ".csv":
             rows = list(csv.DictReader(text.splitlines()))
             if rows and "name" not in rows[0]:
-                raise UsageError(f"labels in {file}", got=f"columns {', '.join(rows[0])}", allowed="name, and id or wnid")
-            found = [Label(row.get("id") or row.get("wnid") or str(i), row["name"]) for i, row in enumerate(rows)]
+                raise UsageError(
+                    f"labels in {file}", got=f"columns {', '.join(rows[0])}", allowed="name, and id or wnid"
+                )
+            found = [
+                Label(row.get("id") or row.get("wnid") or str(i), row["name"]) for i, row in enumerate(rows)
+            ]
         else:
             lines = [line.strip() for line in text.splitlines() if line.strip()]
             parts = [line.split("\t", 1) for line in lines]

@@ -24,7 +24,11 @@ class Block(nn.Module):
         self.path: nn.Module = nn.Identity()
         if stride != 1 or inputs != outputs:
             self.path = nn.Sequential(
-                nn.AvgPool2d(stride, ceil_mode=True, count_include_pad=False) if stride > 1 else nn.Identity(), nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs)
+                nn.AvgPool2d(stride, ceil_mode=True, count_include_pad=False)
+                if stride > 1
+                else nn.Identity(),
+                nn.Conv2d(inputs, outputs, 1, bias=False),
+                nn.BatchNorm2d(outputs),
             )
         nn.init.zeros_(self.norm2.weight)
 
@@ -47,11 +51,20 @@ class Lucida(nn.Module):
     ) -> None:
         super().__init__()
         widths = [max(8, round(w * width / 8) * 8) for w in widths]
-        self.stem = nn.Sequential(nn.Conv2d(3, widths[0], 3, 2, 1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU())
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, widths[0], 3, 2, 1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU()
+        )
         stages, inputs = [], widths[0]
         for i, (outputs, depth) in enumerate(zip(widths, depths, strict=True)):
             stride = 2 if 0 < i < len(widths) - 1 else 1
-            stages.append(nn.Sequential(*(Block(inputs if j == 0 else outputs, outputs, stride if j == 0 else 1) for j in range(depth))))
+            stages.append(
+                nn.Sequential(
+                    *(
+                        Block(inputs if j == 0 else outputs, outputs, stride if j == 0 else 1)
+                        for j in range(depth)
+                    )
+                )
+            )
             inputs = outputs
         self.stages = nn.Sequential(*stages)
         self.pool = nn.AdaptiveAvgPool2d(1)

@@ -22,6 +22,7 @@ from camlucida.taps import Point, Run
 from camlucida.values import Batch, Prediction, Size
 
 AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+KEPT_SHAPES = 32  # structures of the latest input shapes
 WHOLE = {
     "32-true": torch.float32,
     "64-true": torch.float64,
@@ -107,17 +108,33 @@ class Network:
 
     def structure(self, pixels: Tensor) -> Structure:
         """Layers and head, from one run on the first picture; kept per shape while no weight changes."""
+        self._forget_if_changed()
+        shape = tuple(pixels.shape[1:])
+        if shape not in self._structures:
+            if len(self._structures) > KEPT_SHAPES:
+                del self._structures[next(key for key in self._structures if key != "state")]
+            with taps.borrowed(self.module):
+                trace = taps.trace(self.module, self.forward, pixels[:1])
+                self._structures[shape] = structure.read(trace, logits_of(trace.output))
+        return self._structures[shape]
+
+    def pooled_structure(self, pixels: Tensor) -> Structure:
+        """`structure`; but where the head pools maps of every size, that of another picture size will do, and its
+        layers' sizes are that picture's: a folder of photographs has many shapes."""
+        self._forget_if_changed()
+        for shape, known in self._structures.items():
+            if shape == "state" or len(shape) != pixels.ndim - 1 or shape[0] != pixels.shape[1]:
+                continue
+            if known.head is not None and known.head.any_size:
+                return known
+        return self.structure(pixels)
+
+    def _forget_if_changed(self) -> None:
         weights = [*self.module.parameters(), *self.module.buffers()]
         state = tuple((id(t), t._version, t.data_ptr()) for t in weights)
         if self._structures.get("state") != state:
             self._structures.clear()
             self._structures["state"] = state
-        shape = tuple(pixels.shape[1:])
-        if shape not in self._structures:
-            with taps.borrowed(self.module):
-                trace = taps.trace(self.module, self.forward, pixels[:1])
-                self._structures[shape] = structure.read(trace, logits_of(trace.output))
-        return self._structures[shape]
 
     def layers(self, pixels: Tensor | None = None) -> tuple[Layer, ...]:
         """The spatial layers in the order they run, for `pixels` or a blank picture of the card's size."""

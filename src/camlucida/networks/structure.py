@@ -57,6 +57,7 @@ class Head:
     bias: Tensor | None
     norm: tuple | None = None
     channel_axis: int = 1
+    any_size: bool = True  # the pooling covers maps of every size, not just the one of this run
 
     @property
     def is_exact(self) -> bool:
@@ -160,16 +161,17 @@ def read(trace: Trace, logits: Tensor) -> Structure:
                 if given.shape[1] == (head.weight.shape[1] if head.weight is not None else given.shape[1])
                 else None
             )
-            if (
-                again is not None
-                and again.shape == logits.shape
-                and torch.allclose(
-                    again, logits.float(), rtol=1e-2, atol=1e-2 * float(logits.abs().max() + 1e-6)
-                )
-            ):
+            if again is not None and again.shape == logits.shape and _near(again, logits.float()):
                 point = names.get(value) or Point(user.name, user.call, "function")
                 return Structure(layers, layer(point, value, shape), head)
     return Structure(layers, _last_spatial(trace, needed, names, cells, layer), None)
+
+
+def _near(again: Tensor, logits: Tensor) -> bool:
+    """Whether a head's logits are those of the run, as far as they are finite."""
+    finite = logits.isfinite()
+    scale = float(logits[finite].abs().max()) if finite.any() else 0.0
+    return torch.allclose(again[finite], logits[finite], rtol=1e-2, atol=1e-2 * scale + 1e-8)
 
 
 def _ancestors(value: Value | None, producers: dict[Value, Operation]) -> set[Value]:
@@ -266,7 +268,8 @@ def _head(
     if pooled is None:
         return None
     kind, channel_axis, shape = pooled
-    value, head = operation.inputs[0], Head(kind, weight, bias, norm, channel_axis)
+    any_size = _base(operation.name) not in ("avg_pool", "max_pool")
+    value, head = operation.inputs[0], Head(kind, weight, bias, norm, channel_axis, any_size)
     while (
         value in producers and producers[value].name in RESHAPING
     ):  # x.flatten(2).mean(2): the map before it

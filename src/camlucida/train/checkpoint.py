@@ -30,7 +30,11 @@ def load(file: Path, recipe: Recipe) -> dict[str, Any]:
     state = torch.load(file, map_location="cpu", weights_only=True)
     if state["recipe"] != _plain(asdict(recipe)):
         changed = [k for k, v in _plain(asdict(recipe)).items() if state["recipe"].get(k) != v]
-        raise UsageError(f"{file} was made by another recipe", got=f"other {', '.join(changed)}", do="give the same recipe, or another --out")
+        raise UsageError(
+            f"{file} was made by another recipe",
+            got=f"other {', '.join(changed)}",
+            do="give the same recipe, or another --out",
+        )
     cpu, *devices = state["random"]
     torch.set_rng_state(cpu)
     if devices and len(devices) == torch.cuda.device_count():

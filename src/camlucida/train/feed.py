@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -53,7 +54,9 @@ class TrainingPictures(Dataset[Item]):
             picture = read_picture(example.source.read())
         except InputError as error:
             return index, f"{example.source.name}: {error}", example.label
-        view = random_view(rng, Size(picture.height, picture.width), self.recipe.size_at(epoch), self.recipe.augmentation)
+        view = random_view(
+            rng, Size(picture.height, picture.width), self.recipe.size_at(epoch), self.recipe.augmentation
+        )
         pixels = colour_shift(rng, np.asarray(view.show(picture)), self.recipe.augmentation)
         return index, torch.from_numpy(np.moveaxis(pixels, -1, 0).copy()), example.label
 
@@ -73,20 +76,37 @@ class PlainPictures(Dataset[Item]):
             picture = read_picture(example.source.read(), self.shape.mean_colour)
         except InputError as error:
             return index, f"{example.source.name}: {error}", example.label
-        return index, self.shape.pixels(picture, self.shape.view(Size(picture.height, picture.width), "card")), example.label
+        return (
+            index,
+            self.shape.pixels(picture, self.shape.view(Size(picture.height, picture.width), "card")),
+            example.label,
+        )
 
 
 def collate(items: list[Item]) -> tuple[Tensor, Tensor, list[str]]:
     """uint8 pixels, labels, and the reasons of pictures that were left out."""
     good = [item for item in items if isinstance(item[1], Tensor)]
     pixels = torch.stack([item[1] for item in good]) if good else torch.empty(0, 3, 1, 1, dtype=torch.uint8)  # type: ignore[misc]
-    return pixels, torch.tensor([item[2] for item in good], dtype=torch.int64), [item[1] for item in items if isinstance(item[1], str)]
+    return (
+        pixels,
+        torch.tensor([item[2] for item in good], dtype=torch.int64),
+        [item[1] for item in items if isinstance(item[1], str)],
+    )
 
 
 def loader(data: Dataset, order: Sampler | None, batch: int, workers: int) -> DataLoader:
     """A loader over `order` (training) or straight through (`order=None`)."""
     # A generator of its own: starting an epoch must not move the random state that dropout draws from.
-    common = {"num_workers": workers, "collate_fn": collate, "generator": torch.Generator(), "persistent_workers": workers > 0, "pin_memory": torch.cuda.is_available()}
-    if workers:
-        common["prefetch_factor"] = 4
-    return DataLoader(data, batch_sampler=order, **common) if order is not None else DataLoader(data, batch_size=batch, **common)
+    common: dict[str, Any] = {
+        "num_workers": workers,
+        "collate_fn": collate,
+        "generator": torch.Generator(),
+        "persistent_workers": workers > 0,
+        "pin_memory": torch.cuda.is_available(),
+        "prefetch_factor": 4 if workers else None,
+    }
+    return (
+        DataLoader(data, batch_sampler=order, **common)
+        if order is not None
+        else DataLoader(data, batch_size=batch, **common)
+    )

@@ -60,12 +60,14 @@ def train(
     torch.manual_seed(recipe.seed)
     module = catalogue.build(recipe.network, {"num_classes": len(data.labels), **recipe.arguments})
     if recipe.channels_last:
-        module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        module = module.to(memory_format=torch.channels_last)
     if fabric.device.type == "cuda":
         torch.backends.cudnn.benchmark = True
     model, steps_by = fabric.setup(module, optimiser(module, recipe))
     average = {n: t.detach().clone() for n, t in module.state_dict().items()} if recipe.average else {}
-    shape = Preprocessing(size=recipe.card_size, crop=recipe.card_size, mean=recipe.mean, std=recipe.std, minimum=64)
+    shape = Preprocessing(
+        size=recipe.card_size, crop=recipe.card_size, mean=recipe.mean, std=recipe.std, minimum=64
+    )
     order = feed.Order(len(data), recipe.batch, recipe.seed, fabric.global_rank, fabric.world_size)
     batches = feed.loader(feed.TrainingPictures(data, recipe), order, recipe.batch, workers)
     steps, step, first = len(order) * recipe.epochs, 0, 0
@@ -81,7 +83,16 @@ def train(
 
     def save() -> None:
         if fabric.is_global_zero:
-            checkpoint.save(last, {"module": module.state_dict(), "optimiser": steps_by.state_dict(), "average": average, "step": step}, recipe)
+            checkpoint.save(
+                last,
+                {
+                    "module": module.state_dict(),
+                    "optimiser": steps_by.state_dict(),
+                    "average": average,
+                    "step": step,
+                },
+                recipe,
+            )
         fabric.barrier()
 
     yield Event("start", {"recipe": recipe.name, "pictures": len(data), "classes": len(data.labels), "steps": steps, "from_step": step,
@@ -106,16 +117,26 @@ def train(
             step, seen = step + 1, seen + len(labels)
             if step % 20 == 0 or step == steps:
                 if losses and not math.isfinite(float(losses[-1])):
-                    raise CamlucidaError(f"the loss is not finite at step {step} (epoch {epoch})", got=float(losses[-1]), do=f"lower learning_rate; {last} holds the last good state")
+                    raise CamlucidaError(
+                        f"the loss is not finite at step {step} (epoch {epoch})",
+                        got=float(losses[-1]),
+                        do=f"lower learning_rate; {last} holds the last good state",
+                    )
                 yield Event("step", {"step": step, "epoch": epoch, "loss": round(float(losses[-1]), 4) if losses else None, "rate": rate,
                                      "pictures_per_second": round(seen / (time.monotonic() - began), 1)})  # fmt: skip
             if time.monotonic() - saved > save_every_seconds:
                 save()
                 saved = time.monotonic()
         order.skip = 0
-        report: dict[str, Any] = {"epoch": epoch + 1, "step": step, "loss": round(float(torch.stack(losses).mean()), 4) if losses else None}
+        report: dict[str, Any] = {
+            "epoch": epoch + 1,
+            "step": step,
+            "loss": round(float(torch.stack(losses).mean()), 4) if losses else None,
+        }
         if validate_on is not None and ((epoch + 1) % validate_every == 0 or epoch + 1 == recipe.epochs):
-            report |= validate(_judged(module, average, recipe, len(data.labels)), validate_on, shape, recipe.batch, workers)
+            report |= validate(
+                _judged(module, average, recipe, len(data.labels)), validate_on, shape, recipe.batch, workers
+            )
         report["seconds"] = round(time.monotonic() - began, 1)
         save()
         saved = time.monotonic()
@@ -128,17 +149,38 @@ def train(
             licence=recipe.licence, terms=recipe.terms,
         )  # fmt: skip
         cards.pack(out / "network.safetensors", average or module.state_dict(), card, torch.float16)
-    yield Event("done", {"network": str(out / "network.safetensors"), "step": step, "seconds": round(time.monotonic() - began, 1)})
+    yield Event(
+        "done",
+        {
+            "network": str(out / "network.safetensors"),
+            "step": step,
+            "seconds": round(time.monotonic() - began, 1),
+        },
+    )
 
 
 def fast_precision(accelerator: str) -> str:
     """`bf16-mixed` where the hardware multiplies bfloat16, else `32-true`: emulated, it is twenty times slower."""
     if torch.cuda.is_available() and accelerator != "cpu":
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
-    return "bf16-mixed" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "32-true"
+    return (
+        "bf16-mixed"
+        if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        else "32-true"
+    )
 
 
-def _step(fabric: Any, model: nn.Module, steps_by: Any, recipe: Recipe, shape: Preprocessing, pixels: Tensor, labels: Tensor, classes: int, step: int) -> Tensor:
+def _step(
+    fabric: Any,
+    model: nn.Module,
+    steps_by: Any,
+    recipe: Recipe,
+    shape: Preprocessing,
+    pixels: Tensor,
+    labels: Tensor,
+    classes: int,
+    step: int,
+) -> Tensor:
     pixels = shape.normalise(fabric.to_device(pixels))
     if recipe.channels_last:
         pixels = pixels.contiguous(memory_format=torch.channels_last)
@@ -161,7 +203,9 @@ def _judged(module: nn.Module, average: dict[str, Tensor], recipe: Recipe, class
 
 
 @torch.no_grad()
-def validate(module: nn.Module, data: DataSet, shape: Preprocessing, batch: int, workers: int) -> dict[str, float]:
+def validate(
+    module: nn.Module, data: DataSet, shape: Preprocessing, batch: int, workers: int
+) -> dict[str, float]:
     """Top-1 and top-5 in percent over the pictures that can be read, one view each, the module's mode restored."""
     if not len(data):
         raise UsageError("validation", got="no picture")
@@ -175,4 +219,7 @@ def validate(module: nn.Module, data: DataSet, shape: Preprocessing, batch: int,
         hits += torch.stack([ranked[:, :1].sum(), ranked.sum()])
         total += len(labels)
     module.train(training)
-    return {"top1": round(100 * float(hits[0]) / max(total, 1), 2), "top5": round(100 * float(hits[1]) / max(total, 1), 2)}
+    return {
+        "top1": round(100 * float(hits[0]) / max(total, 1), 2),
+        "top5": round(100 * float(hits[1]) / max(total, 1), 2),
+    }

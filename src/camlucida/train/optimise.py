@@ -16,15 +16,21 @@ def optimiser(module: nn.Module, recipe: Recipe) -> torch.optim.SGD:
     """SGD with momentum; weight decay on weights, and on biases and norms only if the recipe says so."""
     decayed = [p for p in module.parameters() if p.ndim > 1 or recipe.decay_norms]
     others = [p for p in module.parameters() if not (p.ndim > 1 or recipe.decay_norms)]
-    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.SGD([g for g in groups if g["params"]], recipe.learning_rate, recipe.momentum, nesterov=recipe.nesterov)
+    groups = [
+        {"params": decayed, "weight_decay": recipe.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    return torch.optim.SGD(
+        [g for g in groups if g["params"]], recipe.learning_rate, recipe.momentum, nesterov=recipe.nesterov
+    )
 
 
 def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
     """The rate of step 0 … steps − 1: a linear rise over the warm-up, then constant, a half cosine to 0 (`cosine`), or
     the straight line down to 0 of one cycle (`one-cycle`); `piecewise`: straight lines between the recipe's knots."""
     if recipe.schedule == "piecewise":
-        return float(np.interp(step / steps * recipe.epochs, *zip(*recipe.rates, strict=True)))
+        epochs, rates = (list(knots) for knots in zip(*recipe.rates, strict=True))
+        return float(np.interp(step / steps * recipe.epochs, epochs, rates))
     warm = recipe.warmup * steps
     if step < warm:
         return recipe.learning_rate * (step + 1) / (warm + 1)

@@ -60,11 +60,17 @@ class Recipe:
             if getattr(self, name) < low:
                 raise UsageError(f"recipe: {name}", got=getattr(self, name), allowed=f"≥ {low}")
         if (self.schedule == "piecewise") != bool(self.rates) or list(self.rates) != sorted(self.rates):
-            raise UsageError("recipe: rates", got=self.rates, allowed="knots (epoch, rate) by rising epoch, for schedule piecewise only")
+            raise UsageError(
+                "recipe: rates",
+                got=self.rates,
+                allowed="knots (epoch, rate) by rising epoch, for schedule piecewise only",
+            )
         if any(size < 8 for size in self.sizes):
             raise UsageError("recipe: sizes", got=self.sizes, allowed="each ≥ 8")
         if self.schedule not in SCHEDULES:
-            raise UsageError("recipe: schedule", got=repr(self.schedule), do=nearest(self.schedule, SCHEDULES))
+            raise UsageError(
+                "recipe: schedule", got=repr(self.schedule), do=nearest(self.schedule, SCHEDULES)
+            )
 
     def size_at(self, epoch: int) -> int:
         """Side of the crops in epoch 0, 1, …"""
@@ -73,7 +79,13 @@ class Recipe:
 
 def names() -> tuple[str, ...]:
     """Recipes that ship in the package."""
-    return tuple(sorted(p.name.removesuffix(".toml") for p in resources.files("camlucida.recipes").iterdir() if p.name.endswith(".toml")))
+    return tuple(
+        sorted(
+            p.name.removesuffix(".toml")
+            for p in resources.files("camlucida.recipes").iterdir()
+            if p.name.endswith(".toml")
+        )
+    )
 
 
 def load(name: str | Path, changes: Mapping[str, Any] | None = None) -> Recipe:
@@ -87,7 +99,9 @@ def load(name: str | Path, changes: Mapping[str, Any] | None = None) -> Recipe:
     elif str(name) in names():
         text = (resources.files("camlucida.recipes") / f"{name}.toml").read_text(encoding="utf-8")
     else:
-        raise UsageError(f"recipe {str(name)!r} is not known", do=nearest(str(name), names()) + "; or a .toml file")
+        raise UsageError(
+            f"recipe {str(name)!r} is not known", do=nearest(str(name), names()) + "; or a .toml file"
+        )
     try:
         found = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

@@ -1,0 +1,282 @@
+"""Labelled pictures from folders, zips, Tiny-ImageNet as published and manifests."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+import zlib
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from camlucida.errors import UsageError
+from camlucida.images.datasets import DataSet, Example, load
+from camlucida.images.sources import Source
+from camlucida.values import Box, Label
+from pictures import colours, encoded
+
+PICTURE = encoded(colours(9, 13), "PNG")
+
+
+def write(root: Path, files: dict[str, bytes | str]) -> Path:
+    for name, data in files.items():
+        file = root / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data.encode() if isinstance(data, str) else data)
+    return root
+
+
+def packed(file: Path, files: dict[str, bytes | str]) -> Path:
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return file
+
+
+def table(data: DataSet) -> dict[str, tuple[str, tuple]]:
+    """Relative path → the label's id and the boxes' corners."""
+    return {
+        e.source.relative: (data.labels[e.label].id, tuple(b.corners for b in e.boxes)) for e in data.examples
+    }
+
+
+CLASSES = {
+    "train/n02/b.PNG": PICTURE,
+    "train/n01/a.PNG": PICTURE,
+    "train/n01/c.PNG": PICTURE,
+    "boxes.csv": "path,wnid,x0,y0,x1,y1\ntrain/n01/a.PNG,n01,0,2,63,40\ntrain/n02/b.PNG,n02,5,6,5,9\n",
+    "classes.csv": "wnid,name\nn01,sea cow\nn02,crane\n",
+}
+FOUND = {
+    "train/n01/a.PNG": ("n01", ((0, 2, 64, 41),)),
+    "train/n01/c.PNG": ("n01", ()),
+    "train/n02/b.PNG": ("n02", ((5, 6, 6, 10),)),
+}
+LABELS = (Label("n01", "sea cow"), Label("n02", "crane"))
+
+OFFICIAL = {
+    "wnids.txt": "n02\nn01\n",
+    "words.txt": "n00\tanother\nn01\tsea cow, manatee\nn02\tcrane\n",
+    "train/n01/images/n01_0.PNG": PICTURE,
+    "train/n01/images/n01_1.PNG": PICTURE,
+    "train/n01/n01_boxes.txt": "n01_0.PNG\t0\t10\t63\t50\nn01_1.PNG\t7\t8\t9\t10\n",
+    "train/n02/images/n02_0.PNG": PICTURE,
+    "train/n02/n02_boxes.txt": "n02_0.PNG\t1\t1\t1\t1\n",
+    "val/images/val_0.PNG": PICTURE,
+    "val/images/val_1.PNG": PICTURE,
+    "val/val_annotations.txt": "val_0.PNG\tn02\t0\t0\t61\t62\nval_1.PNG\tn01\t3\t4\t5\t6\n",
+    "test/images/test_0.PNG": PICTURE,
+}
+TRAIN = {
+    "n01/images/n01_0.PNG": ("n01", ((0, 10, 64, 51),)),
+    "n01/images/n01_1.PNG": ("n01", ((7, 8, 10, 11),)),
+    "n02/images/n02_0.PNG": ("n02", ((1, 1, 2, 2),)),
+}
+VAL = {"images/val_0.PNG": ("n02", ((0, 0, 62, 63),)), "images/val_1.PNG": ("n01", ((3, 4, 6, 7),))}
+NAMES = (Label("n01", "sea cow, manatee"), Label("n02", "crane"))
+
+
+class TestClassFolders:
+    def test_a_zip(self, tmp_path):
+        data = load([packed(tmp_path / "x.zip", CLASSES)])
+        assert table(data) == FOUND
+        assert data.labels == LABELS
+        assert len(data) == 3
+        assert all(e.source.read() == PICTURE for e in data.examples)
+
+    def test_a_folder(self, tmp_path):
+        data = load([write(tmp_path / "x", CLASSES)])
+        assert (table(data), data.labels) == (FOUND, LABELS)
+
+    def test_a_part_of_a_zip(self, tmp_path):
+        file = packed(tmp_path / "x.zip", CLASSES)
+        assert table(load([f"{file}/train/n01"])) == {k: v for k, v in FOUND.items() if "n01" in k}
+
+    def test_corners_as_told(self, tmp_path):
+        file = packed(
+            tmp_path / "x.zip", CLASSES | {"boxes.csv": "path,x0,y0,x1,y1\ntrain/n01/a.PNG,0,2,63,40\n"}
+        )
+        assert table(load([file], corners="half-open"))["train/n01/a.PNG"] == ("n01", ((0, 2, 63, 40),))
+        assert table(load([file], corners="inclusive"))["train/n01/a.PNG"] == ("n01", ((0, 2, 64, 41),))
+
+    def test_several_parts_share_one_vocabulary(self, tmp_path):
+        first = packed(
+            tmp_path / "1.zip", {"train/n05/a.PNG": PICTURE, "classes.csv": "wnid,name\nn05,five\n"}
+        )
+        second = write(tmp_path / "2", {"n03/a.PNG": PICTURE, "n05/b.PNG": PICTURE})
+        data = load([first, second])
+        assert data.labels == (Label("n03", "n03"), Label("n05", "five"))
+        assert [e.label for e in data.examples] == [1, 0, 1]
+
+    def test_without_names_a_class_is_called_by_its_folder(self, tmp_path):
+        data = load(
+            [write(tmp_path / "x", {"cat/1.PNG": PICTURE, "dog/1.PNG": PICTURE, "dog/notes.txt": "x"})]
+        )
+        assert data.labels == (Label("cat", "cat"), Label("dog", "dog"))
+
+    def test_a_picture_in_no_class_folder(self, tmp_path):
+        with pytest.raises(
+            UsageError, match=r"loose\.PNG lies in no class folder; allowed: CLASS/picture\.jpg"
+        ):
+            load([write(tmp_path / "x", {"cat/1.PNG": PICTURE, "loose.PNG": PICTURE})])
+
+    @pytest.mark.parametrize("files", [{}, {"notes.txt": "x"}])
+    def test_no_pictures(self, tmp_path, files):
+        (tmp_path / "x").mkdir()
+        with pytest.raises(UsageError, match="no labelled pictures in .*/x; allowed: class folders"):
+            load([write(tmp_path / "x", files)])
+        with pytest.raises(UsageError, match=r"no labelled pictures in .*/x\.zip"):
+            load([packed(tmp_path / "x.zip", files)])
+
+    def test_not_there(self, tmp_path):
+        with pytest.raises(UsageError, match="no such picture, folder"):
+            load([tmp_path / "none"])
+
+    def test_a_list_of_classes_with_other_columns(self, tmp_path):
+        with pytest.raises(UsageError, match=r"classes\.csv; got id, title; allowed: wnid,name"):
+            load([write(tmp_path / "x", CLASSES | {"classes.csv": "id,title\nn01,cow\n"})])
+
+    def test_a_box_that_cannot_be_names_its_line(self, tmp_path):
+        boxes = "path,wnid,x0,y0,x1,y1\ntrain/n01/a.PNG,n01,9,2,3,40\n"
+        with pytest.raises(UsageError, match=r"boxes\.csv, line 2: an empty or inverted inclusive box"):
+            load([packed(tmp_path / "x.zip", CLASSES | {"boxes.csv": boxes})])
+
+
+class TestTinyImageNet:
+    def test_train(self, tmp_path):
+        data = load([write(tmp_path, OFFICIAL) / "train"])
+        assert (table(data), data.labels) == (TRAIN, NAMES)
+
+    def test_val(self, tmp_path):
+        data = load([write(tmp_path, OFFICIAL) / "val"])
+        assert (table(data), data.labels) == (VAL, NAMES)
+
+    def test_the_whole_of_it_without_the_pictures_that_have_no_label(self, tmp_path):
+        data = load([write(tmp_path, OFFICIAL)])
+        assert table(data) == {f"train/{k}": v for k, v in TRAIN.items()} | {
+            f"val/{k}": v for k, v in VAL.items()
+        }
+        assert data.labels == NAMES
+
+    def test_as_downloaded(self, tmp_path):
+        file = packed(tmp_path / "tiny.zip", {f"tiny-imagenet-200/{k}": v for k, v in OFFICIAL.items()})
+        data = load([file])
+        expected = {f"tiny-imagenet-200/train/{k}": v for k, v in TRAIN.items()}
+        expected |= {f"tiny-imagenet-200/val/{k}": v for k, v in VAL.items()}
+        assert (table(data), data.labels) == (expected, NAMES)
+        data = load([f"{file}/tiny-imagenet-200/val"])
+        assert table(data) == {f"tiny-imagenet-200/val/{k}": v for k, v in VAL.items()}
+
+    @pytest.mark.parametrize("line", ["val_0.PNG\tn02\t0\t0\t61", "val_0.PNG", "val_0.PNG\tn02\ta\tb\tc\td"])
+    def test_a_broken_line(self, tmp_path, line):
+        with pytest.raises(UsageError, match=r"val_annotations\.txt; got 'val_0\.PNG.*a box per line"):
+            load([write(tmp_path, OFFICIAL | {"val/val_annotations.txt": line}) / "val"])
+
+
+class TestManifest:
+    def test_labels_and_boxes(self, tmp_path):
+        lines = "path,label,x0,y0,x1,y1\nz/b.PNG,dog,1,2,3,4\na.PNG,cat,,,,\nz/b.PNG,dog,5,6,7,8\nno.PNG,,1,1,2,2\n"
+        data = load([write(tmp_path, {"m.csv": lines, "z/b.PNG": PICTURE, "a.PNG": PICTURE}) / "m.csv"])
+        assert table(data) == {"z/b.PNG": ("dog", ((1, 2, 3, 4), (5, 6, 7, 8))), "a.PNG": ("cat", ())}
+        assert [e.source.read() for e in data.examples] == [PICTURE, PICTURE]
+        inclusive = load([tmp_path / "m.csv"], corners="inclusive")
+        assert table(inclusive)["z/b.PNG"] == ("dog", ((1, 2, 4, 5), (5, 6, 8, 9)))
+
+    def test_one_label_a_picture(self, tmp_path):
+        with pytest.raises(UsageError, match=r"several labels on a\.PNG; allowed: one label a picture"):
+            load([write(tmp_path, {"m.csv": "path,labels\na.PNG,cat;dog\n"}) / "m.csv"])
+
+    def test_two_rows_that_disagree(self, tmp_path):
+        with pytest.raises(UsageError, match=r"several labels on a\.PNG"):
+            load([write(tmp_path, {"m.csv": "path,label\na.PNG,cat\na.PNG,dog\n"}) / "m.csv"])
+
+    def test_no_labels_at_all(self, tmp_path):
+        with pytest.raises(UsageError, match="no labelled pictures"):
+            load([write(tmp_path, {"m.csv": "path\na.PNG\n"}) / "m.csv"])
+
+
+def crc32(data: bytes) -> int:
+    """CRC-32 bit by bit (ISO 3309)."""
+    value = 0xFFFFFFFF
+    for byte in data:
+        value ^= byte
+        for _ in range(8):
+            value = value >> 1 ^ (0xEDB88320 if value & 1 else 0)
+    return value ^ 0xFFFFFFFF
+
+
+class TestSplit:
+    NAMES = [f"n01_{i}.JPEG" for i in range(200)]
+    DATA = DataSet(
+        tuple(Example(Source(n, f"train/n01/{n}", n), 0, (Box(0, 0, 1, 1),)) for n in NAMES),
+        (Label("n01", "cow"),),
+    )
+
+    def test_one_in_five_by_the_crc_of_the_file_name(self):
+        expected = [n for n in self.NAMES if crc32(n.encode()) % 5 == 0]
+        tuning, train = self.DATA.split("tuning"), self.DATA.split("train")
+        assert [e.source.name for e in tuning.examples] == expected
+        assert [e.source.name for e in train.examples] == [n for n in self.NAMES if n not in expected]
+        assert 20 < len(tuning) < 60
+        assert tuning.labels == train.labels == self.DATA.labels
+        assert self.DATA.split("all") is self.DATA
+
+    def test_by_hand(self):
+        assert crc32(b"123456789") == 0xCBF43926 == zlib.crc32(b"123456789")
+
+        def is_tuning(relative):
+            return Example(Source(relative, relative, relative), 0).is_tuning
+
+        assert is_tuning("n01_2.JPEG") == (crc32(b"n01_2.JPEG") % 5 == 0)
+        # The folder has no say, so that the same picture is on the same side in every layout.
+        for name in self.NAMES[:40]:
+            assert is_tuning(name) == is_tuning(f"train/n01/images/{name}")
+
+    def test_an_empty_side_or_an_unknown_one(self):
+        one = DataSet(tuple(e for e in self.DATA.examples if not e.is_tuning), self.DATA.labels)
+        with pytest.raises(UsageError, match=r"split tuning; got 0 of \d+ pictures; use --split all"):
+            one.split("tuning")
+        with pytest.raises(UsageError, match="did you mean 'tuning'"):
+            one.split("tunning")
+
+
+class TestRelabelled:
+    DATA = DataSet(
+        tuple(Example(Source(n, n, n), label) for n, label in (("a", 0), ("b", 1), ("c", 0))),
+        (Label("n01", "sea cow"), Label("n02", "crane"), Label("n03", "nobody's")),
+    )
+
+    def test_by_id_else_by_name(self):
+        vocabulary = [
+            Label("0", "crane"),
+            Label("n09", "another"),
+            Label("n01", "manatee"),
+            Label("n08", "crane"),
+        ]
+        moved = self.DATA.relabelled(vocabulary)
+        assert moved.labels == tuple(vocabulary)
+        assert moved.examples[0].label == moved.examples[2].label == 2
+        assert vocabulary[moved.examples[1].label].name == "crane"
+
+    def test_an_id_wins_over_a_name(self):
+        moved = self.DATA.relabelled([Label("x", "n01"), Label("n01", "y"), Label("n02", "z")])
+        assert [e.label for e in moved.examples] == [1, 2, 1]
+
+    def test_a_class_that_the_vocabulary_lacks(self):
+        with pytest.raises(UsageError, match="does not know 1 of the data's classes; got n02;"):
+            self.DATA.relabelled([Label("n01", "sea cow")])
+
+
+@pytest.mark.skipif(
+    not os.environ.get("CAMLUCIDA_DATA"), reason="$CAMLUCIDA_DATA names no folder of data sets"
+)
+def test_the_published_validation_pictures():
+    data = load([Path(os.environ["CAMLUCIDA_DATA"]) / "tiny-imagenet-val.zip"])
+    assert (len(data), len(data.labels)) == (5000, 200)
+    assert all(len(e.boxes) == 1 for e in data.examples)
+    assert set(Counter(e.label for e in data.examples).values()) == {25}
+    for example in data.examples:
+        x0, y0, x1, y1 = example.boxes[0].corners
+        assert 0 <= x0 < x1 <= 64
+        assert 0 <= y0 < y1 <= 64
