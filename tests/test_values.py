@@ -240,13 +240,15 @@ class TestInView:
 
     def test_one_and_three_axes(self):
         line = HeatMaps(
-            torch.tensor([[[0.0, 4.0]]]), None, torch.zeros(1, 1), Grid((8,), (2.0,), (4.0,), (4.0,)), (None,), "m", "t"
+            torch.tensor([[[0.0, 4.0]]]), None, torch.zeros(1, 1), Grid((8,), (2.0,), (4.0,), (4.0,)),
+            (None,), "m", "t"
         )  # fmt: skip
         expected = torch.tensor([[[0, 0, 0.5, 1.5, 2.5, 3.5, 4, 4]]])
         torch.testing.assert_close(line.in_view(), expected)
         torch.testing.assert_close(line.in_view("receptive-field"), expected)
         cube = HeatMaps(
-            random(1, 1, 2, 3, 4), None, torch.zeros(1, 1), Grid((4, 9, 8), (1.0, 1.5, 1.0), (2.0, 3.0, 2.0), (2.0,) * 3), (None,), "m", "t"
+            random(1, 1, 2, 3, 4), None, torch.zeros(1, 1), Grid((4, 9, 8), (1.0, 1.5, 1.0), (2.0, 3.0, 2.0),
+            (2.0,) * 3), (None,), "m", "t"
         )  # fmt: skip
         torch.testing.assert_close(cube.in_view(), cube.in_view("receptive-field"), atol=1e-6, rtol=0)
         with pytest.raises(UsageError, match="use .in_view()"):

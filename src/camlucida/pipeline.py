@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,12 @@ from camlucida.images import sources
 from camlucida.images.datasets import DataSet
 from camlucida.images.read import read_picture
 from camlucida.images.sources import Source
+from camlucida.maps.cam import CAM
 from camlucida.maps.catalogue import Method, for_network
 from camlucida.maps.merge import Views, merge
 from camlucida.networks.network import Network
 from camlucida.targets import Bound, ClassTarget, Output, Target
-from camlucida.values import Batch, Box, HeatMaps, Localization, Size, View
+from camlucida.values import Batch, Box, HeatMaps, Localization, Size, View, status_words
 
 THRESHOLDS = np.arange(100) / 100  # of the page's slider and of the evaluation's curve
 SWEEP_SIDE = (
@@ -218,8 +219,7 @@ def _read(chosen: Plan, source: Source | Any) -> _Read | Rejected:
 
 
 def _map(chosen: Plan, pictures: Sequence[_Read], wanted: Sequence[int] | None) -> list[_Mapped]:
-    """Maps of one batch: one pass per view; several views need one more each, to agree on the classes
-    first, unless these are given."""
+    """Maps of one batch, merged over the views, which agree on the classes by their mean probability."""
     net = chosen.network
     batches = [
         Batch(
@@ -235,16 +235,19 @@ def _map(chosen: Plan, pictures: Sequence[_Read], wanted: Sequence[int] | None) 
     def agreed(each: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         return torch.stack([net.probabilities(one) for one in each]).mean(0), torch.stack(list(each)).mean(0)
 
+    made: list[HeatMaps] = []
+    target: Target = ClassTarget(list(wanted)) if wanted is not None else _Best(chosen.top)
     if many and wanted is None:
-        probabilities, logits = agreed([net(b) for b in batches])
-    target: Target
-    if wanted is not None:
-        target = ClassTarget(list(wanted))
-    elif probabilities is not None:
-        target = ClassTarget(ClassTarget.top(min(chosen.top, probabilities.shape[1])).classes(probabilities))
-    else:
-        target = _Best(chosen.top)
-    made: list[HeatMaps] = [method(net, b, target) for b in batches]
+        # CAM has the maps of all classes after one pass; other methods need one more once the classes are agreed on.
+        if isinstance(method, CAM):
+            made = [method(net, b, ClassTarget.all()) for b in batches]
+            probabilities, logits = agreed([one.scores for one in made])
+        else:
+            probabilities, logits = agreed([net(b) for b in batches])
+        classes = ClassTarget.top(min(chosen.top, logits.shape[1])).classes(probabilities)
+        made = [_of_classes(one, classes) for one in made]
+        target = ClassTarget(classes)
+    made = made or [method(net, b, target) for b in batches]
     if logits is None or probabilities is None:
         each = [net(b) if one.logits is None else one.logits for one, b in zip(made, batches, strict=True)]
         probabilities, logits = agreed(each)
@@ -265,7 +268,8 @@ def _map(chosen: Plan, pictures: Sequence[_Read], wanted: Sequence[int] | None) 
     )
     plain = not many and first.grid.kind == "features"
     grids = list(first.values) if plain else list(merge(made, GRID_SIDE))
-    rows = zip(probabilities, logits, first.classes, first.status, grids, for_rule, for_sweep, strict=True)
+    status = [status_words(one) for one in for_rule] if many else first.status
+    rows = zip(probabilities, logits, first.classes, status, grids, for_rule, for_sweep, strict=True)
     name = specs.describe(method, maps.METHODS)
     return [
         _Mapped(
@@ -322,6 +326,14 @@ def _found(
         swept,
         truth,
         mapped.probabilities,
+    )
+
+
+def _of_classes(every: HeatMaps, classes: Tensor) -> HeatMaps:
+    """Of maps of all classes, those of `classes (N, K)`."""
+    rows = torch.arange(len(classes), device=classes.device)[:, None]
+    return replace(
+        every, values=every.values[rows, classes], classes=classes, scores=every.scores[rows, classes]
     )
 
 

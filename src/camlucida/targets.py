@@ -40,13 +40,14 @@ class Bound:
 
     `scores(output, rows) → (rows, K)` evaluates them on an output whose row i belongs to picture `rows[i]`
     (None: row i is picture i). `classes (N, K)` or None; `coefficients (N, K, C)` or None: the scalars as
-    combinations of logits, where they are linear and more than one class each.
+    combinations of logits, where they are linear and more than one class each. `linear`: whether they are linear in the logits of `classes` at all.
     """
 
     scores: Callable[[Output, Tensor | None], Tensor]
     classes: Tensor | None
     words: str
     coefficients: Tensor | None = None
+    linear: bool = True
 
 
 class Target(Protocol):
@@ -126,7 +127,7 @@ class ProbabilityTarget:
             probabilities = out.logits.sigmoid() if self.sigmoid else out.logits.softmax(1)
             return probabilities.gather(1, _rows(classes, rows))
 
-        return Bound(scores, classes, "probability of the class")
+        return Bound(scores, classes, "probability of the class", linear=False)
 
 
 @dataclass(frozen=True)

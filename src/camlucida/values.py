@@ -262,16 +262,10 @@ class HeatMaps:
     @cached_property
     def status(self) -> tuple[tuple[Status, ...], ...]:
         """One word per map: ok, flat, all-negative, no-gradient or non-finite."""
-        flat = self.values.flatten(2)
-        finite = flat.isfinite().all(-1)
-        low, high = flat.amin(-1), flat.amax(-1)
-        dead = torch.zeros_like(finite) if self.no_gradient is None else self.no_gradient.to(finite.device)
-        codes = torch.where(high <= 0, 2, torch.zeros_like(high, dtype=torch.int64))
-        codes = torch.where(low == high, 1, codes)
-        codes = torch.where(dead, 3, codes)
-        codes = torch.where(finite, codes, 4)
-        words: tuple[Status, ...] = ("ok", "flat", "all-negative", "no-gradient", "non-finite")
-        return tuple(tuple(words[c] for c in row) for row in codes.tolist())
+        return tuple(
+            status_words(maps, None if self.no_gradient is None else self.no_gradient[i])
+            for i, maps in enumerate(self.values)
+        )
 
     def in_view(self, align: Literal["stretch", "receptive-field"] = "stretch") -> Tensor:
         """Maps over the pixels of the view, `(N, K, *view)`.
@@ -379,6 +373,20 @@ class HeatMaps:
             for m in self.scaled("max").flatten(0, 1)[:12]
         ]
         return render.png(render.side_by_side(shown))
+
+
+def status_words(maps: Tensor, no_gradient: Tensor | None = None) -> tuple[Status, ...]:
+    """The status of each of K maps `(K, *cells)`; `no_gradient (K,)`: whether none reached the layer."""
+    flat = maps.flatten(1)
+    finite = flat.isfinite().all(-1)
+    low, high = flat.amin(-1), flat.amax(-1)
+    dead = torch.zeros_like(finite) if no_gradient is None else no_gradient.to(finite.device)
+    codes = torch.where(high <= 0, 2, torch.zeros_like(high, dtype=torch.int64))
+    codes = torch.where(low == high, 1, codes)
+    codes = torch.where(dead, 3, codes)
+    codes = torch.where(finite, codes, 4)
+    words: tuple[Status, ...] = ("ok", "flat", "all-negative", "no-gradient", "non-finite")
+    return tuple(words[c] for c in codes.tolist())
 
 
 def _sample(values: Tensor, axis: int, at: NDArray[np.float64]) -> Tensor:

@@ -73,7 +73,8 @@ class TestWholeView:
 
 class TestPixels:
     def test_torchvision_s_own_preset(self):
-        """ResNet-18's card on a square picture; on others torchvision cuts the longer side down, we round it."""
+        """ResNet-18's card on a square picture; on others torchvision cuts the longer side down, we round
+        it."""
         published = torchvision.models.get_model_weights("resnet18").DEFAULT.transforms()
         _, card = adapt.torchvision_network("resnet18", None, {}, False)
         shape = card.preprocessing

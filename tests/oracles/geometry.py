@@ -12,7 +12,8 @@ Plane = Sequence[Sequence[float]]
 
 
 def bilinear(cells: Plane, y: float, x: float) -> float:
-    """The value at cell coordinates (0 = centre of the first cell); beyond the outer centres the edge repeats."""
+    """The value at cell coordinates (0 = centre of the first cell); beyond the outer centres the edge
+    repeats."""
     height, width = len(cells), len(cells[0])
     y, x = min(max(y, 0.0), height - 1.0), min(max(x, 0.0), width - 1.0)
     top, left = math.floor(y), math.floor(x)
@@ -47,7 +48,8 @@ def in_source(
     flip: bool,
     sampled: tuple[int, int] | None = None,
 ) -> NDArray[np.float64]:
-    """The grid stretched over a view, seen from the source picture (on `sampled` points, default its pixels)."""
+    """The grid stretched over a view, seen from the source picture (on `sampled` points, default its
+    pixels)."""
     top, left, height, width = crop
     rows, columns = sampled or source
     out = np.zeros((rows, columns))

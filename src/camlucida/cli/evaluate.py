@@ -93,7 +93,9 @@ def run(options: Options, command: Sequence[str]) -> int:
     plan = replace(plan, rule=_at(plan.rule, options.threshold))
     fraction = plan.rule if isinstance(plan.rule, FractionOfMax) else None
     if options.tune and fraction is None:
-        raise UsageError("--tune", got=plan.rule_name, allowed="the rule fraction-of-max, whose curve is measured")
+        raise UsageError(
+            "--tune", got=plan.rule_name, allowed="the rule fraction-of-max, whose curve is measured"
+        )
     measured: Measured | None = None
     with progress.bar("pictures", len(data)) as bar:
         for step in pipeline.measure(plan, data, batch=options.batch, workers=options.workers):

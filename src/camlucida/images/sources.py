@@ -7,6 +7,7 @@ import glob
 import os
 import tarfile
 import threading
+import weakref
 import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -165,6 +166,7 @@ class _Zip:
 class _Tar:
     def __init__(self, file: str) -> None:
         self.tar = tarfile.open(file)  # noqa: SIM115  (kept open: members are read at any time)
+        weakref.finalize(self, self.tar.close)
         self.members = {m.name.removeprefix("./"): m for m in self.tar if m.isfile()}
         while self.tar.fileobj and self.tar.fileobj.read(2**20):
             pass  # to the very end, where a compressed file's checksum is

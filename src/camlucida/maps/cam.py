@@ -68,7 +68,7 @@ def _chosen(bound: Bound, weight: Tensor, pictures: int) -> Tensor:
     """The weights `(N, K, channels)` of the bound scalars out of the head's `(N or 1, C, channels)`."""
     if bound.coefficients is not None:
         return bound.coefficients.float() @ weight
-    if bound.classes is None or bound.words.startswith("probability"):
+    if bound.classes is None or not bound.linear:
         raise TargetError(
             "CAM explains what is linear in the logits",
             got=bound.words,
