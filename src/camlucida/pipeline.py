@@ -83,7 +83,7 @@ class Rejected:
     reason: str
 
 
-def plan(net: Network, *, top: int = 5, method: Any = "auto", boxes: Any = "auto", views: Any = 1) -> Plan:
+def plan(net: Network, *, top: int = 5, method: Any = "auto", boxes: Any = "auto", views: Any = "auto") -> Plan:
     """Resolves names: `auto` is what the network's card was tuned to; specs such as `occlusion:patch=16`,
     `fraction-of-max:threshold=0.3`, `flip+1+1.5`; or the objects themselves. Raises UsageError."""
     tuned = net.card.localization
@@ -101,7 +101,7 @@ def plan(net: Network, *, top: int = 5, method: Any = "auto", boxes: Any = "auto
 
 
 def localize(
-    net: Network, images: Any, *, top: int = 5, method: Any = "auto", boxes: Any = "auto", views: Any = 1
+    net: Network, images: Any, *, top: int = 5, method: Any = "auto", boxes: Any = "auto", views: Any = "auto"
 ) -> Iterator[tuple[Localization, ...]]:
     """For each picture its `top` classes with their boxes, best first; streams. `images`: a path, folder,
     glob, archive or manifest, a PIL picture, array or tensor, or several of them. Raises InputError at a

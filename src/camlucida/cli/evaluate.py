@@ -29,7 +29,7 @@ class Options:
     """As in camlucida localize."""
     threshold: float | None = None
     """The rule's threshold instead of the card's."""
-    views: str = "1"
+    views: str = "auto"
     """As in camlucida localize."""
     size: int | None = None
     """Shorter side that pictures are shown at, instead of the card's."""

@@ -40,8 +40,8 @@ class Options:
     """fraction-of-max, quantile, fixed-level, tight-loose; as fraction-of-max:threshold=0.3,components=all. auto: the card's."""
     threshold: float | None = None
     """The rule's threshold: share of the map's maximum, quantile or level."""
-    views: str = "1"
-    """Views merged into one map: 1, flip, scales, flip+scales, flip+1+1.5 (zooms), or auto (the card's)."""
+    views: str = "auto"
+    """Views merged into one map: 1, flip, scales, flip+scales, flip+0.75+1 (zooms). auto: what the card was tuned with."""
     batch: int = 32
     """Pictures a forward pass; results are equal for equal batches."""
     workers: int = 2
