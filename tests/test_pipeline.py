@@ -193,7 +193,7 @@ def test_the_card_says_how_it_was_tuned(folder):
     net = cl.wrap(gap(), card=card)
     (row,) = cl.localize(net, folder / "a.png")
     assert (row[0].map_method, row[0].box_rule, row[0].threshold) == ("grad-cam", "quantile:q=0.7", 0.7)
-    assert str(plan(net).views) == "1"
+    assert str(plan(net).views) == "flip+1"
     assert str(plan(net, views="auto").views) == "flip+1"
     (row,) = cl.localize(net, folder / "a.png", method="cam", boxes="tight-loose")
     assert (row[0].map_method, row[0].box_rule, len(row[0].boxes)) == ("cam", "tight-loose", 2)
