@@ -10,11 +10,11 @@ from camlucida.images import sources
 
 
 def main() -> None:
-    picture = Path(skimage.__file__).parent / "data" / "chelsea.png"
+    picture = Path(skimage.__file__).parent / "data" / "coffee.png"
     plan = pipeline.plan(cl.load("embedded"), top=2)
     (seen,) = pipeline.look(plan, sources.expand([picture]).sources)
     assert isinstance(seen, pipeline.Seen)
-    report.row(seen).save(Path(__file__).with_name("chelsea.png"), optimize=True)
+    report.row(seen).save(Path(__file__).with_name("coffee.png"), optimize=True)
 
 
 if __name__ == "__main__":
