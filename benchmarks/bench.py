@@ -103,7 +103,7 @@ def boxes(rounds: int) -> tuple[str, dict[str, dict[str, float]]]:
             labels, count = ndimage.label(heat > threshold * heat.max(), np.ones((3, 3)))
             if count:
                 sizes = np.bincount(labels.ravel())
-                ndimage.find_objects(labels == sizes[1:].argmax() + 1)
+                ndimage.find_objects((labels == sizes[1:].argmax() + 1).astype(np.int8))
 
     tasks = {"loop over thresholds": loop, "one tree": lambda: sweep(heat, size, thresholds)}
     return "loop over thresholds", ratios(interleaved(tasks, max(1, rounds // 3)), "loop over thresholds")

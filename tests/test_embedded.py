@@ -14,7 +14,9 @@ DATA = os.environ.get("CAMLUCIDA_DATA", "")
 ZIP = Path(DATA) / "tiny-imagenet-val.zip"
 
 
-@pytest.mark.skipif(not ZIP.is_file(), reason="$CAMLUCIDA_DATA holds no tiny-imagenet-val.zip: see docs/data.md")
+@pytest.mark.skipif(
+    not ZIP.is_file(), reason="$CAMLUCIDA_DATA holds no tiny-imagenet-val.zip: see docs/data.md"
+)
 def test_it_classifies_and_localizes_a_sample_of_the_validation_pictures():
     net = cl.load("embedded")
     data = datasets.load([ZIP]).relabelled(net.card.labels)
@@ -24,4 +26,4 @@ def test_it_classifies_and_localizes_a_sample_of_the_validation_pictures():
     assert report["pictures"] == 500
     # Whole set: see docs/embedded.md. The bounds are three standard deviations of 500 pictures below it.
     assert report["top1"]["percent"] > 40.0
-    assert report["gt_known"]["percent"] > 50.0
+    assert report["gt_known"]["percent"] > 52.0

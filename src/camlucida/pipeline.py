@@ -83,7 +83,9 @@ class Rejected:
     reason: str
 
 
-def plan(net: Network, *, top: int = 5, method: Any = "auto", boxes: Any = "auto", views: Any = "auto") -> Plan:
+def plan(
+    net: Network, *, top: int = 5, method: Any = "auto", boxes: Any = "auto", views: Any = "auto"
+) -> Plan:
     """Resolves names: `auto` is what the network's card was tuned to; specs such as `occlusion:patch=16`,
     `fraction-of-max:threshold=0.3`, `flip+1+1.5`; or the objects themselves. Raises UsageError."""
     tuned = net.card.localization
