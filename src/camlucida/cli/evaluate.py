@@ -61,25 +61,17 @@ def run(options: Options, command: Sequence[str]) -> int:
 
     from camlucida import pipeline
     from camlucida.boxes import FractionOfMax
-    from camlucida.cli import progress
-    from camlucida.cli.localize import _at
+    from camlucida.cli import choices, progress
     from camlucida.errors import UsageError
     from camlucida.evaluate.localization import Measured
     from camlucida.images import datasets
-    from camlucida.networks import cards, catalogue
+    from camlucida.networks import cards
 
     if options.tune and options.split != "tuning":
         raise UsageError(
             "--tune", got=f"--split {options.split}", allowed="--split tuning: what is chosen is chosen there"
         )
-    weights = None if options.weights == "none" else options.weights
-    net = catalogue.load(
-        options.network,
-        weights=weights,
-        device=options.device,
-        precision=options.precision,
-        download=options.download,
-    )
+    net = choices.network(options)
     if options.size is not None:
         net = replace(
             net, card=replace(net.card, preprocessing=replace(net.card.preprocessing, size=options.size))
@@ -90,7 +82,7 @@ def run(options: Options, command: Sequence[str]) -> int:
             raise UsageError("--limit", got=options.limit, allowed="≥ 1")
         data = replace(data, examples=data.examples[:: len(data) // options.limit][: options.limit])
     plan = pipeline.plan(net, top=1, method=options.method, boxes=options.boxes, views=options.views)
-    plan = replace(plan, rule=_at(plan.rule, options.threshold))
+    plan = replace(plan, rule=choices.at_threshold(plan.rule, options.threshold))
     fraction = plan.rule if isinstance(plan.rule, FractionOfMax) else None
     if options.tune and fraction is None:
         raise UsageError(

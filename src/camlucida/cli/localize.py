@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 if TYPE_CHECKING:
-    from camlucida.boxes.from_map import Rule
     from camlucida.images.sources import Source
     from camlucida.networks.network import Network
     from camlucida.values import Box
@@ -75,7 +74,7 @@ def run(options: Options, command: Sequence[str]) -> int:
     from pathlib import Path
 
     from camlucida import pipeline, report
-    from camlucida.cli import progress
+    from camlucida.cli import choices, progress
     from camlucida.errors import UsageError
     from camlucida.images import sources
 
@@ -91,11 +90,11 @@ def run(options: Options, command: Sequence[str]) -> int:
             got=f"{listing.others} other files",
             allowed="JPEG, PNG, WebP, TIFF, BMP, GIF",
         )
-    net = _network(options)
+    net = choices.network(options)
     plan = pipeline.plan(
         net, top=options.top, method=options.method, boxes=options.boxes, views=options.views
     )
-    plan = replace(plan, rule=_at(plan.rule, options.threshold))
+    plan = replace(plan, rule=choices.at_threshold(plan.rule, options.threshold))
     given = _truth(options, listing.sources) if options.truth else {}
 
     inputs = hashlib.sha256(
@@ -149,34 +148,6 @@ def run(options: Options, command: Sequence[str]) -> int:
     print(f"{counts['pictures']} pictures, {counts['rejected']} rejected{others}{note}", file=sys.stderr)
     print(str((Path(options.out) / "report.html").resolve()), file=sys.stderr if options.json else sys.stdout)
     return 3 if counts["rejected"] else 0
-
-
-def _network(options: Options) -> Network:
-    from camlucida.networks import catalogue
-    from camlucida.networks.labels import read_labels
-
-    weights = None if options.weights == "none" else options.weights
-    net = catalogue.load(
-        options.network,
-        weights=weights,
-        device=options.device,
-        precision=options.precision,
-        download=options.download,
-    )
-    return replace(net, card=replace(net.card, labels=read_labels(options.labels))) if options.labels else net
-
-
-def _at(rule: Rule, threshold: float | None) -> Rule:
-    from camlucida.errors import UsageError
-
-    if threshold is None:
-        return rule
-    for field in ("threshold", "q", "value"):
-        if hasattr(rule, field):
-            return replace(rule, **{field: threshold})  # type: ignore[type-var]
-    raise UsageError(
-        f"--threshold {threshold}", got=f"the rule {type(rule).__name__}, which has none", do="leave it out"
-    )
 
 
 def _truth(options: Options, listed: Sequence[Source]) -> dict[str, tuple[Box, ...]]:
