@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from camlucida.errors import LayerError, nearest
+from camlucida.errors import LayerError, UnsupportedError, nearest
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,20 @@ class Run:
 
 @contextmanager
 def borrowed(module: nn.Module) -> Iterator[None]:
-    """The module in eval mode, gradients off, outside inference mode; afterwards modes and random state are
-    as before."""
+    """The module in eval mode and not compiled, gradients off, outside inference mode and autocast (a network has
+    a precision of its own); afterwards modes and random state are as before."""
     modes = [(m, m.training) for m in module.modules()]
     devices = sorted({p.device.index or 0 for p in module.parameters() if p.device.type == "cuda"})
-    with torch.random.fork_rng(devices), torch.inference_mode(False), torch.no_grad():
+    kinds = {"cpu", *(p.device.type for p in module.parameters() if p.device.type != "meta")}
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(devices))
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.no_grad())
+        for kind in kinds:
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        if any(getattr(m, "_compiled_call_impl", None) or hasattr(m, "_orig_mod") for m, _ in modes):
+            stack.enter_context(torch.compiler.set_stance("force_eager"))  # compiled code runs no hooks
         try:
             for m, _ in modes:
                 m.training = False
@@ -66,6 +75,13 @@ def watched(
     are switched on for what follows; the trunk itself runs without a graph.
     """
     tapped: dict[Point, Tensor] = {}
+    weights = [*module.parameters(), *module.buffers()]
+    if gradient_at is not None and any(t.is_inference() for t in weights):
+        raise UnsupportedError(
+            "gradients through weights that were made in inference mode",
+            do="build or load the network outside torch.inference_mode(), or use a method without gradients: "
+            "cl.CAM(), cl.Occlusion()",
+        )
 
     def capture(point: Point, value: Any) -> Tensor:
         if not isinstance(value, Tensor):
@@ -197,19 +213,25 @@ class Trace:
     operations: list[Operation] = field(default_factory=list)
     modules: dict[Point, tuple[Value, tuple[int, ...]]] = field(default_factory=dict)
     input: Value = (0, 0)
+    shape: tuple[int, ...] = ()  # of the input
     output: Any = None
     alive: list[Tensor] = field(default_factory=list, repr=False)  # keeps identities unique
 
     def value(self, tensor: Tensor) -> Value:
         self.alive.append(tensor)
-        return (id(tensor), tensor._version)
+        return self.version_of(tensor)
+
+    @staticmethod
+    def version_of(tensor: Tensor) -> Value:
+        return (id(tensor), 0 if tensor.is_inference() else tensor._version)
 
 
 def trace(module: nn.Module, forward: Callable[[Tensor], Any], pixels: Tensor) -> Trace:
-    """Records one forward pass over `pixels`. Call it inside `borrowed`."""
+    """Records one forward pass over `pixels`. Call it inside `borrowed`. Raises UnsupportedError for a module that
+    enters inference mode by itself."""
     if pixels.is_inference():
         pixels = pixels.clone()
-    record = Trace()
+    record = Trace(shape=tuple(pixels.shape))
     record.input = record.value(pixels)
     calls = Counter[str]()
 
@@ -227,6 +249,11 @@ def trace(module: nn.Module, forward: Callable[[Tensor], Any], pixels: Tensor) -
                 stack.callback(m.register_forward_hook(hook_for(name)).remove)
         stack.enter_context(_Recorder(record))
         record.output = forward(pixels)
+    if any(t.is_inference() for t in _tensors(record.output)):
+        raise UnsupportedError(
+            "the layers of a module whose own forward enters torch.inference_mode()",
+            do="use torch.no_grad() there; cl.Occlusion() needs no layers and works as it is",
+        )
     return record
 
 
@@ -239,8 +266,8 @@ class _Recorder(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
-        if name == "__get__":  # an attribute such as .shape
-            return func(*args, **kwargs)
+        if name == "__get__":  # an attribute: .shape gives no tensor, .T does
+            name = getattr(getattr(func, "__self__", None), "__name__", name)
         call = self.calls[name]
         self.calls[name] += 1
         inputs = tuple(self.record.value(t) for t in _tensors((args, kwargs)))

@@ -24,7 +24,9 @@ class Output:
 
     @property
     def logits(self) -> Tensor:
-        return logits_of(self.raw)
+        """`(N, C)`, at least float32: probabilities and margins of half precision are taken there."""
+        logits = logits_of(self.raw)
+        return logits if logits.dtype == torch.float64 else logits.float()
 
     def any_logits(self) -> Tensor | None:
         """The logits `(N, C)` float32 without a graph; None where the module gives none."""

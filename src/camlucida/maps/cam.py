@@ -50,7 +50,7 @@ class CAM:
             )
         with taps.borrowed(network.module):
             run = network.run(batch.pixels, [layer.point])
-            features = run.tapped[layer.point].float().movedim(head.channel_axis, 1)
+            features = layer.cells(run.tapped[layer.point]).float()
             output = Output(run.output, {})
             bound = target.bind(output)
             weight, shift, _ = head.linear(features)

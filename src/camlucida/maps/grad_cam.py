@@ -34,10 +34,7 @@ class GradCAM:
         points = list(dict.fromkeys([layer.point, *(o.point for o in others.values())]))
         with taps.borrowed(network.module):
             run = network.run(batch.pixels, points, gradient_at=layer.point)
-            output = Output(
-                run.output,
-                {name: run.tapped[one.point].movedim(one.channel_axis, 1) for name, one in others.items()},
-            )
+            output = Output(run.output, {n: one.cells(run.tapped[one.point]) for n, one in others.items()})
             activations = run.tapped[layer.point]
             bound = target.bind(output)
             scores = bound.scores(output, None).float()
@@ -46,20 +43,41 @@ class GradCAM:
                     f"no gradient reaches layer {layer.name}",
                     do="choose a layer that the target depends on: net.layers()",
                 )
+            cells = layer.cells(activations.detach()).float().flatten(2)
             maps, dead = [], []
             for k in range(scores.shape[1]):
-                (gradient,) = torch.autograd.grad(
-                    scores[:, k].sum(), activations, retain_graph=k + 1 < scores.shape[1], allow_unused=True
-                )
-                gradient = torch.zeros_like(activations) if gradient is None else gradient
-                gradient = gradient.float().movedim(layer.channel_axis, 1).flatten(2)
-                weight = gradient.mean(2, keepdim=True)
-                cells = activations.detach().float().movedim(layer.channel_axis, 1).flatten(2)
-                maps.append((weight * cells).sum(1))
-                dead.append((gradient == 0).all(2).all(1))
+                gradient = _gradient(scores[:, k].sum(), activations, _is_half(network))
+                by_cell = layer.cells(gradient).flatten(2)
+                dead.append((by_cell == 0).all(2).all(1))
+                if layer.prefix and dead[-1].all() and gradient.any():
+                    live = network.structure(batch.pixels).features
+                    raise LayerError(
+                        f"layer {layer.name}: the gradient reaches its class token alone, none of its cells",
+                        do=f"live: {live.name}"
+                        if live is not None
+                        else "choose an earlier layer: net.layers()",
+                    )
+                maps.append((by_cell.mean(2, keepdim=True) * cells).sum(1))
             values = torch.stack(maps, 1).unflatten(2, layer.size)
             grid = network.structure(batch.pixels).grid(layer, tuple(batch.pixels.shape[2:]))
         return HeatMaps(
             values.relu() if self.relu else values, bound.classes, scores.detach(), grid, batch.views,
             "grad-cam", bound.words, layer.name, logits=output.any_logits(), no_gradient=torch.stack(dead, 1),
         )  # fmt: skip
+
+
+def _is_half(network: Network) -> bool:
+    parameter = next(network.module.parameters(), None)
+    return network.precision == "16-mixed" or (parameter is not None and parameter.dtype == torch.float16)
+
+
+def _gradient(score: Tensor, activations: Tensor, half: bool) -> Tensor:
+    """∂score/∂activations in float32. In float16 the share of one cell of a large map rounds to zero, so the score
+    is scaled up by as much as the numbers bear."""
+    for scale in (2.0**14, 2.0**7, 1.0) if half else (1.0,):
+        (gradient,) = torch.autograd.grad(score * scale, activations, retain_graph=True, allow_unused=True)
+        if gradient is None:
+            return torch.zeros_like(activations, dtype=torch.float32)
+        if gradient.isfinite().all():
+            break
+    return gradient.float() / scale

@@ -46,16 +46,14 @@ class Occlusion:
 
         def output_of(shown: Tensor) -> Output:
             run = network.run(shown, points)
-            tapped = {
-                name: run.tapped[one.point].movedim(one.channel_axis, 1) for name, one in layers.items()
-            }
+            tapped = {name: one.cells(run.tapped[one.point]) for name, one in layers.items()}
             return Output(run.output, tapped)
 
         with taps.borrowed(network.module):
             clean = output_of(pixels)
             bound = target.bind(clean)
             scores = bound.scores(clean, None).float()
-            values = torch.empty(len(pixels), scores.shape[1], len(corners), device=scores.device)
+            values = scores.new_empty(len(pixels), scores.shape[1], len(corners))
             jobs = [(picture, place) for picture in range(len(pixels)) for place in range(len(corners))]
             for start in range(0, len(jobs), self.batch):
                 chunk = jobs[start : start + self.batch]

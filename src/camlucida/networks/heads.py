@@ -110,6 +110,11 @@ def put(
         raise LayerError(
             f"cutting at {layer.name}", got=f"a map of {layer.size}", allowed="a layer with cells"
         )
+    if layer.prefix is not None:
+        raise UnsupportedError(
+            f"a head on the tokens of {layer.name}", allowed="layers that give maps",
+            do="use cl.GradCAM(), or a transformer with average pooling, whose own head CAM reads",
+        )  # fmt: skip
     trunk = _until(module, layer.point, cut or layer.name)
     added = None if pooled and cut is None else units
     top = PooledLinear(

@@ -62,10 +62,12 @@ class Network:
         """The module's own output for pixels, on its device and in its precision, in whatever mode it is."""
         parameter = next(self.module.parameters(), None)
         dtype = parameter.dtype if parameter is not None and parameter.is_floating_point() else pixels.dtype
-        pixels = pixels.to(self.device, dtype)
+        moved = pixels.to(self.device, dtype)
+        if moved is pixels:
+            moved = pixels.clone()  # the module may work in place on what it is given
         mixed = AUTOCAST.get(self.precision)
         with torch.autocast(self.device.type, mixed) if mixed else nullcontext():
-            return self.module(pixels)
+            return self.module(moved)
 
     def predict(self, batch: Batch | Tensor, top: int = 5) -> Prediction:
         """The `top` classes of each picture with their labels."""
@@ -131,7 +133,7 @@ class Network:
 
     def _forget_if_changed(self) -> None:
         weights = [*self.module.parameters(), *self.module.buffers()]
-        state = tuple((id(t), t._version, t.data_ptr()) for t in weights)
+        state = tuple((id(t), object() if t.is_inference() else t._version, t.data_ptr()) for t in weights)
         if self._structures.get("state") != state:
             self._structures.clear()
             self._structures["state"] = state
@@ -176,7 +178,7 @@ class Network:
         if name in dict(self.module.named_modules()):
             raise LayerError(
                 f"layer {name!r} has no spatial extent or did not run",
-                do=f"live: {', '.join(one.name for one in found.layers[-5:])}",
+                do=f"live: {', '.join([one.name for one in found.layers if one.reached][-5:])}",
             )
         raise LayerError(
             f"layer {name!r} does not exist", do=nearest(name, [one.name for one in found.layers])

@@ -1,10 +1,10 @@
-"""What a network is made of, read from one run on the real input: its spatial layers with stride and
-receptive field, the layer before pooling, and the linear head where there is one."""
+"""What a network is made of, read from one run on the real input: its spatial layers (maps, or tokens in a row)
+with stride and receptive field, the layer before pooling, and the linear head where there is one."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,21 +16,28 @@ from camlucida.values import Grid
 PASSING = {
     "flatten", "view", "reshape", "squeeze", "squeeze_", "unsqueeze", "contiguous", "dropout", "dropout1d",
     "dropout2d", "dropout3d", "alpha_dropout", "feature_dropout", "to", "float", "clone", "identity",
-    "type_as", "permute", "transpose", "__getitem__", "mT",
+    "type_as", "permute", "transpose", "swapaxes", "swapdims", "__getitem__", "mT", "T", "data",
 }  # fmt: skip
 RESHAPING = ("flatten", "view", "reshape")
 MIXING = {
     "matmul", "__matmul__", "bmm", "baddbmm", "einsum", "scaled_dot_product_attention",
-    "multi_head_attention_forward", "interpolate", "grid_sample", "roll", "flip",
+    "multi_head_attention_forward", "_native_multi_head_attention", "interpolate", "grid_sample", "roll", "flip",
     "conv_transpose1d", "conv_transpose2d", "conv_transpose3d",
 }  # fmt: skip
 POOLS = {"max_pool", "avg_pool", "adaptive_avg_pool", "adaptive_max_pool", "lp_pool"}
+REDUCING = POOLS | {"mean", "sum", "amax", "max", "logsumexp"}
+CHOOSING = {"__getitem__", "select", "narrow", "index_select", "unbind", "split", "chunk", "tensor_split"}
+JOINING = ("cat", "concat", "concatenate")
 
 
 @dataclass(frozen=True)
 class Layer:
     """One spatial layer, axes in the order of the input's: stride, offset (centre of cell 0) and receptive
-    field in view pixels, None where the run does not tell; `reached`: whether the logits depend on it."""
+    field in view pixels, None where the run does not tell; `reached`: whether the logits depend on its cells.
+
+    `prefix`: None for a map; for tokens `(N, prefix + cells, channels)` how many come before the cells (class,
+    distillation and register tokens).
+    """
 
     name: str
     point: Point
@@ -41,6 +48,34 @@ class Layer:
     receptive_field: tuple[float, ...] | None
     reached: bool
     channel_axis: int = 1  # −1: channels last
+    prefix: int | None = None
+
+    def cells(self, tensor: Tensor) -> Tensor:
+        """What the layer gave as `(N, channels, *cells)`: channels first, tokens in their grid."""
+        if self.prefix is None:
+            return tensor.movedim(self.channel_axis, 1)
+        tokens = tensor[:, self.prefix : self.prefix + math.prod(self.size)]
+        return tokens.movedim(-1, 1).unflatten(2, self.size)
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A value that holds the cells of a map of `size` in a row of `total` tokens, after `prefix` others; `axis`: which
+    one the row is (1 or 2), None while it is folded otherwise (inside attention)."""
+
+    size: tuple[int, ...]
+    prefix: int
+    total: int
+    axis: int | None
+
+    @property
+    def readable(self) -> bool:
+        return self.axis == 1
+
+    @property
+    def bare(self) -> bool:
+        """Nothing but the cells."""
+        return self.total == math.prod(self.size)
 
 
 @dataclass(frozen=True)
@@ -126,45 +161,69 @@ def read(trace: Trace, logits: Tensor) -> Structure:
     producers = {operation.output: operation for operation in trace.operations}
     output = next((v for v in reversed(list(producers)) if v[0] == id(logits)), None)
     needed = _ancestors(output, producers)
-    axes = next((len(t.shape) - 2 for t in trace.alive if (id(t), t._version) == trace.input), 2)
-    fields = _receptive_fields(trace, axes)
-    orders = _channel_axes(trace, axes)
+    axes = len(trace.shape) - 2
+    orders, tokens = _layouts(trace, axes)
+    fields = _receptive_fields(trace, axes, tokens)
+    spread = _spread(output, producers, tokens)
     names: dict[Value, Point] = {}
     for point, (value, _) in trace.modules.items():
         if value not in names or len(point.name) < len(names[value].name):
             names[value] = point
 
     def cells(value: Value, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Cells per axis; none where the tensor has not the axes of the input."""
+        """Cells per axis; none where the tensor has neither the axes of the input nor a row of tokens."""
+        if value in tokens:
+            return tokens[value].size if tokens[value].readable else ()
         if len(shape) != axes + 2:
             return ()
         return shape[1:-1] if orders.get(value) == -1 else shape[2:]
 
     def layer(point: Point, value: Value, shape: tuple[int, ...]) -> Layer:
-        channel_axis = orders.get(value, 1)
+        row = tokens.get(value)
+        channel_axis = orders.get(value, 1) if row is None else -1
         stride, offset, extent = fields.get(value, (None, None, None))
-        size, reached = cells(value, shape), value in needed
+        reached = value in (needed if row is None else spread)
         return Layer(
-            str(point), point, shape[channel_axis], size, stride, offset, extent, reached, channel_axis
-        )
+            str(point), point, shape[channel_axis], cells(value, shape), stride, offset, extent, reached,
+            channel_axis, None if row is None else row.prefix,
+        )  # fmt: skip
+
+    def last() -> Layer | None:
+        return _last_spatial(trace, needed, spread, tokens, names, cells, layer)
 
     layers = tuple(layer(p, v, s) for p, (v, s) in trace.modules.items() if math.prod(cells(v, s)) > 1)
     found = _head(output, producers)
-    if found is not None and len(found[3]) == axes + 2:
+    if found is not None:
         head, user, value, shape = found
-        orders[value] = head.channel_axis
+        row = tokens.get(value)
+        if row is not None and row.bare and row.axis == (1 if head.channel_axis == -1 else 2):
+            head = replace(head, channel_axis=-1, any_size=False)
+            while (before := producers.get(value)) is not None and before.name in PASSING:
+                whole = tokens.get(
+                    before.inputs[0]
+                )  # x[:, prefix:].mean(1): the tokens before, which have a name
+                if whole is None or not whole.axis:
+                    break
+                user, value, shape = before, before.inputs[0], tuple(before.args[0].shape)
+            if not tokens[value].readable:
+                return Structure(layers, last(), None)
+        elif len(shape) == axes + 2 and row is None:
+            orders[value] = head.channel_axis
+        else:
+            return Structure(layers, last(), None)
         features = _features_of(value, trace)
         if features is not None:
-            given = features.movedim(head.channel_axis, 1)
+            point = names.get(value) or Point(user.name, user.call, "function")
+            pooled = layer(point, value, shape)
+            given = pooled.cells(features)
             again = (
                 head.logits(given)
                 if given.shape[1] == (head.weight.shape[1] if head.weight is not None else given.shape[1])
                 else None
             )
             if again is not None and again.shape == logits.shape and _near(again, logits.float()):
-                point = names.get(value) or Point(user.name, user.call, "function")
-                return Structure(layers, layer(point, value, shape), head)
-    return Structure(layers, _last_spatial(trace, needed, names, cells, layer), None)
+                return Structure(layers, pooled, head)
+    return Structure(layers, last(), None)
 
 
 def _near(again: Tensor, logits: Tensor) -> bool:
@@ -185,32 +244,56 @@ def _ancestors(value: Value | None, producers: dict[Value, Operation]) -> set[Va
 
 
 def _features_of(value: Value, trace: Trace) -> Tensor | None:
-    return next((t for t in trace.alive if (id(t), t._version) == value), None)
+    return next((t for t in trace.alive if trace.version_of(t) == value), None)
 
 
 def _last_spatial(
-    trace: Trace, needed: set[Value], names: dict[Value, Point], cells: Any, layer: Any
-) -> Layer | None:
+    trace: Trace, needed: set[Value], spread: set[Value], tokens: dict[Value, Tokens],
+    names: dict[Value, Point], cells: Any, layer: Any,
+) -> Layer | None:  # fmt: skip
     """The last tensor with cells on the way to the logits that is no pooling and no reshaping (Grad-CAM's
-    default layer)."""
+    default layer). Of tokens: the last norm or sum whose cells, not just its class token, reach the logits."""
     for position in range(len(trace.operations) - 1, -1, -1):
         operation = trace.operations[position]
+        value = operation.output
         if (
-            math.prod(cells(operation.output, operation.shape)) <= 1
-            or operation.output not in needed
+            math.prod(cells(value, operation.shape)) <= 1
+            or value not in needed
             or operation.name in PASSING
             or _base(operation.name) in POOLS
         ):
             continue
-        if operation.output in names:
-            return layer(names[operation.output], operation.output, operation.shape)
-        user = next(
-            (o for o in trace.operations[position + 1 :] if o.inputs and o.inputs[0] == operation.output),
-            None,
-        )
+        if value in tokens and (value not in spread or value not in names or operation.name == "linear"):
+            continue
+        if value in names:
+            return layer(names[value], value, operation.shape)
+        user = next((o for o in trace.operations[position + 1 :] if o.inputs and o.inputs[0] == value), None)
         if user is not None:
-            return layer(Point(user.name, user.call, "function"), operation.output, operation.shape)
+            return layer(Point(user.name, user.call, "function"), value, operation.shape)
     return None
+
+
+def _spread(
+    output: Value | None, producers: dict[Value, Operation], tokens: dict[Value, Tokens]
+) -> set[Value]:
+    """The values that reach the logits otherwise than through one chosen token: only there do all cells count."""
+    seen: set[tuple[Value, bool]] = set()
+    queue = [(output, True)] if output else []
+    while queue:
+        value, whole = queue.pop()
+        if (value, whole) in seen:
+            continue
+        seen.add((value, whole))
+        operation = producers.get(value)
+        for given in operation.inputs if operation else ():
+            row, then = tokens.get(given), tokens.get(value)
+            if operation.name in MIXING or _base(operation.name) in REDUCING:  # type: ignore[union-attr]
+                queue.append((given, True))
+            elif operation.name in CHOOSING and row and row.axis and not (then and then.axis):  # type: ignore[union-attr]
+                queue.append((given, False))
+            else:
+                queue.append((given, whole))
+    return {value for value, whole in seen if whole}
 
 
 def _base(name: str) -> str:
@@ -308,41 +391,121 @@ def _global_pool(operation: Operation) -> tuple[str, int, tuple[int, ...]] | Non
 Field = tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]
 
 
-def _channel_axes(trace: Trace, axes: int) -> dict[Value, int]:
-    """1 or −1 (channels last) for values with the axes of the input, as far as the run tells."""
+def _layouts(trace: Trace, axes: int) -> tuple[dict[Value, int], dict[Value, Tokens]]:
+    """Where the channels are, 1 or −1 (last), in values with the axes of the input; and the values whose cells were
+    put in a row of tokens; both as far as the run tells."""
     places = {trace.input: 1}
-    ranks = {trace.input: axes + 2}
+    shapes: dict[Value, tuple[int, ...]] = {trace.input: trace.shape}
+    tokens: dict[Value, Tokens] = {}
     for operation in trace.operations:
-        rank = ranks[operation.output] = len(operation.shape)
-        given = next((v for v in operation.inputs if v in places and ranks[v] == rank), None)
-        if rank != axes + 2 or given is None:
-            continue
-        place = places[given] % rank
-        if operation.name in ("permute", "transpose"):
-            asked = _argument(operation, 1, "dims", _argument(operation, 1, "dim0"))
-            order = list(range(rank))
-            if operation.name == "permute":
-                dims = asked if isinstance(asked, (tuple, list)) else operation.args[1:]
-                order = [d % rank for d in dims]
-            else:
-                a, b = asked, _argument(operation, 2, "dim1")
-                order[a], order[b] = order[b], order[a]
-            place = order.index(place)
-        elif _base(operation.name) in ("conv", "conv_transpose", *POOLS):
-            place = 1
-        if place in (1, rank - 1):
-            places[operation.output] = 1 if place == 1 else -1
-    return places
+        value, shape = operation.output, operation.shape
+        shapes[value] = shape
+        place = _place(operation, axes, places, shapes, tokens)
+        if place is not None:
+            places[value] = place
+        elif axes > 1:
+            row = _row(operation, axes, places, shapes, tokens)
+            if row is not None:
+                tokens[value] = row
+    return places, tokens
 
 
-def _receptive_fields(trace: Trace, axes: int) -> dict[Value, Field]:
+def _order(operation: Operation) -> list[int]:
+    """Which axis of the input each axis of a permutation's output is."""
+    rank = len(operation.shape)
+    order = list(range(rank))
+    if operation.name == "permute":
+        asked = _argument(operation, 1, "dims")
+        return [d % rank for d in (asked if isinstance(asked, (tuple, list)) else operation.args[1:])]
+    if operation.name in ("transpose", "swapaxes", "swapdims"):
+        a, b = (
+            _argument(operation, i, f"dim{i - 1}", _argument(operation, i, f"axis{i - 1}")) for i in (1, 2)
+        )
+        order[a], order[b] = order[b], order[a]
+    elif operation.name in ("mT", "T"):
+        order[-2:] = order[:-3:-1]
+    return order
+
+
+def _place(
+    operation: Operation, axes: int, places: dict[Value, int], shapes: dict[Value, tuple[int, ...]],
+    tokens: dict[Value, Tokens],
+) -> int | None:  # fmt: skip
+    rank = len(operation.shape)
+    if rank != axes + 2:
+        return None
+    if _base(operation.name) in ("conv", "conv_transpose", *POOLS):
+        return 1
+    given = next((v for v in operation.inputs if v in places), None)
+    if given is not None and len(shapes[given]) == rank:
+        place = _order(operation).index(places[given] % rank)
+        return {1: 1, rank - 1: -1}.get(place)
+    row = tokens.get(operation.inputs[0]) if operation.inputs else None
+    if row is not None:  # tokens folded into a map again
+        if operation.name in RESHAPING and row.bare and row.axis:
+            if row.axis == 1 and operation.shape[1:-1] == row.size:
+                return -1
+            if row.axis == 2 and operation.shape[2:] == row.size:
+                return 1
+        return None
+    over_last = operation.name == "linear" or (
+        operation.name == "layer_norm" and len(_argument(operation, 1, "normalized_shape")) == 1
+    )
+    return -1 if over_last else None
+
+
+def _row(
+    operation: Operation, axes: int, places: dict[Value, int], shapes: dict[Value, tuple[int, ...]],
+    tokens: dict[Value, Tokens],
+) -> Tokens | None:  # fmt: skip
+    if not operation.inputs:
+        return None
+    shape, first, batch = operation.shape, operation.inputs[0], next(iter(shapes.values()))[0]
+    if first in places:
+        map_shape = shapes[first]
+        axis = 2 if places[first] == 1 else 1
+        size = map_shape[2:] if axis == 2 else map_shape[1:-1]
+        put = operation.name in RESHAPING and len(shape) == 3 and shape[0] == map_shape[0]
+        count = math.prod(size)
+        return Tokens(size, 0, count, axis) if put and count > 1 and shape[axis] == count else None
+    position = next((i for i, v in enumerate(operation.inputs) if v in tokens), None)
+    if position is None:
+        return None
+    row = tokens[operation.inputs[position]]
+    hidden = replace(row, axis=None)
+    if len(shape) != 3 or shape[0] != batch:
+        return hidden
+    if operation.name in JOINING and row.axis == 1:
+        parts = _argument(operation, 0, "tensors")
+        if _argument(operation, 1, "dim", 0) in (1, -2):
+            before = sum(part.shape[1] for part in parts[:position])
+            return replace(row, prefix=row.prefix + before, total=shape[1])
+    if operation.name == "__getitem__" and row.axis == 1:
+        index = operation.args[1]
+        cut = index[1] if isinstance(index, tuple) and len(index) > 1 else slice(None)
+        if isinstance(index, slice) or not isinstance(cut, slice) or cut.step not in (None, 1):
+            return hidden
+        start, stop, _ = cut.indices(row.total)
+        if start > row.prefix or stop < row.prefix + math.prod(row.size):
+            return hidden
+        return replace(row, prefix=row.prefix - start, total=stop - start)
+    if row.axis is not None and len(shapes[operation.inputs[position]]) == 3:
+        axis = _order(operation).index(row.axis)
+        return replace(row, axis=axis) if axis and shape[axis] == row.total else hidden
+    return replace(row, axis=1) if shape[1] == row.total else hidden
+
+
+def _receptive_fields(trace: Trace, axes: int, tokens: dict[Value, Tokens]) -> dict[Value, Field]:
     """(stride, centre of cell 0, receptive field) of each value, by the recurrence of section 8. Where
     branches meet, the larger field counts; gates that were pooled to one cell are left aside; None after an
     operation that reaches further than it tells."""
     fields: dict[Value, Field] = {trace.input: ((1.0,) * axes, (0.5,) * axes, (1.0,) * axes)}
     lost: set[Value] = set()
     for operation in trace.operations:
-        if any(v in lost for v in operation.inputs):
+        across = operation.name == "linear" and any(
+            tokens[v].axis == 2 for v in operation.inputs if v in tokens
+        )
+        if across or any(v in lost for v in operation.inputs):
             lost.add(operation.output)
             continue
         known = [fields[v] for v in operation.inputs if v in fields]
