@@ -99,6 +99,80 @@ def fully_connected() -> Any:
     return seeded(FullyConnected)
 
 
+class Tokens(nn.Module):
+    """A transformer of one block on 5 × 7 patches of 20 × 28 pixels, `prefix` tokens before them; `end`: the class
+    token, or the mean over patches before or after the last norm."""
+
+    def __init__(self, end: str, prefix: int = 1, width: int = 8) -> None:
+        super().__init__()
+        self.end, self.prefix = end, prefix
+        self.patches = nn.Conv2d(3, width, 4, 4)
+        self.first = nn.Parameter(torch.randn(1, prefix, width))
+        self.position = nn.Parameter(torch.randn(1, prefix + 35, width) / 2)
+        self.norm1, self.norm2, self.last = (nn.LayerNorm(width) for _ in range(3))
+        self.qkv, self.project = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.mlp = nn.Sequential(nn.Linear(width, 12), nn.GELU(), nn.Linear(12, width))
+        self.block = nn.Identity()
+        self.fc = nn.Linear(width, CLASSES)
+
+    def embed(self, x: Tensor) -> Tensor:
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        return torch.cat([self.first.expand(len(x), -1, -1), x], 1) + self.position
+
+    def mixed(self, x: Tensor, normed: Tensor) -> Tensor:
+        """The block's output for its input and the output of its first norm."""
+        q, k, v = self.qkv(normed).unflatten(2, (3, 2, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        found = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        x = x + self.project(found)
+        return self.block(x + self.mlp(self.norm2(x)))
+
+    def head(self, x: Tensor) -> Tensor:
+        if self.end == "class token":
+            return self.fc(self.last(x)[:, 0])
+        if self.end == "norm, mean":
+            return self.fc(self.last(x)[:, self.prefix :].mean(1))
+        return self.fc(self.last(x[:, self.prefix :].mean(1)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        return self.head(self.mixed(x, self.norm1(x)))
+
+
+def tokens(end: str, prefix: int = 1) -> Any:
+    return seeded(Tokens, end, prefix)
+
+
+def called_twice() -> Any:
+    """One convolution runs twice before the pool."""
+
+    class Twice(Headed):
+        def __init__(self) -> None:
+            super().__init__(lambda m, x: m.fc(F.relu(m.again(F.relu(m.again(x)))).mean((2, 3))))
+            self.again = nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1)
+
+    return seeded(Twice)
+
+
+def one_channel() -> Any:
+    class Grey(Headed):
+        def __init__(self) -> None:
+            super().__init__(lambda m, x: m.fc(x.mean((2, 3))))
+            self.features[0] = nn.Conv2d(1, 4, 3, stride=2, padding=1)
+
+    return seeded(Grey)
+
+
+def by_axes(axes: int, in_place: bool = False) -> Any:
+    """Convolution, ReLU, pool, linear over 1, 2 or 3 axes, for inputs of two channels."""
+    conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[axes - 1]
+    pool = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)[axes - 1]
+    return seeded(
+        lambda: nn.Sequential(
+            conv(2, 4, 3, 2, 1), nn.ReLU(in_place), pool(1), nn.Flatten(), nn.Linear(4, CLASSES)
+        )
+    )
+
+
 # By how they end.
 EXACT: dict[str, Callable[[], Any]] = {
     "pool, flatten, linear": gap,

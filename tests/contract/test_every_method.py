@@ -15,7 +15,18 @@ from camlucida import maps, specs
 from camlucida.errors import TargetError, UnsupportedError
 from camlucida.values import Batch, HeatMaps, Size, View
 from fingerprints import unchanged
-from small_networks import EXACT, LINEARISED, MAXIMUM, fully_connected, gap, pixels, seeded
+from small_networks import (
+    EXACT,
+    LINEARISED,
+    MAXIMUM,
+    called_twice,
+    fully_connected,
+    gap,
+    one_channel,
+    pixels,
+    seeded,
+    tokens,
+)  # fmt: skip
 
 QUICK = {"occlusion": "occlusion:patch=10,stride=9"}  # options that keep slow methods short
 METHODS = {name: maps.method(QUICK.get(name, name)) for name in maps.METHODS}
@@ -28,9 +39,13 @@ NETWORKS = {
     "functional, in place": EXACT["in-place relu before the pool"],
     "channels last": EXACT["channels last"],
     "dict": EXACT["dict"],
+    "called twice": called_twice,
+    "one channel": one_channel,
+    "class token": lambda: tokens("class token", 2),
+    "pooled tokens": lambda: tokens("mean, norm"),
     "resnet18": lambda: seeded(torchvision.models.resnet18, weights=None, num_classes=5),
 }
-REFUSED = {("cam", "fully connected")}
+REFUSED = {("cam", "fully connected"), ("cam", "class token")}
 
 
 class Failing(nn.Module):
@@ -51,7 +66,9 @@ class Failing(nn.Module):
 
 
 def picture(network: str, count: int = 2) -> Tensor:
-    return pixels(count, 48, 64) if network == "resnet18" else pixels(count)
+    if network == "resnet18":
+        return pixels(count, 48, 64)
+    return pixels(count, channels=1 if network == "one channel" else 3)
 
 
 def explained(method: str, network: str, x: Tensor | Batch, target) -> tuple[nn.Module, HeatMaps]:

@@ -174,9 +174,9 @@ def read(trace: Trace, logits: Tensor) -> Structure:
         """Cells per axis; none where the tensor has neither the axes of the input nor a row of tokens."""
         if value in tokens:
             return tokens[value].size if tokens[value].readable else ()
-        if len(shape) != axes + 2:
+        if len(shape) != axes + 2 or value not in orders:
             return ()
-        return shape[1:-1] if orders.get(value) == -1 else shape[2:]
+        return shape[1:-1] if orders[value] == -1 else shape[2:]
 
     def layer(point: Point, value: Value, shape: tuple[int, ...]) -> Layer:
         row = tokens.get(value)
@@ -397,12 +397,17 @@ def _layouts(trace: Trace, axes: int) -> tuple[dict[Value, int], dict[Value, Tok
     places = {trace.input: 1}
     shapes: dict[Value, tuple[int, ...]] = {trace.input: trace.shape}
     tokens: dict[Value, Tokens] = {}
+    sizes = {trace.shape[2:]}
     for operation in trace.operations:
         value, shape = operation.output, operation.shape
         shapes[value] = shape
         place = _place(operation, axes, places, shapes, tokens)
+        if place is None and value not in tokens and len(shape) == axes + 2 and shape[2:] in sizes:
+            if not any(v in tokens for v in operation.inputs):
+                place = 1  # as before a shuffle of its channels
         if place is not None:
             places[value] = place
+            sizes |= {shape[2:]} if place == 1 else set()
         elif axes > 1:
             row = _row(operation, axes, places, shapes, tokens)
             if row is not None:

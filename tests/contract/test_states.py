@@ -1,0 +1,242 @@
+"""Every method in every state a network can be in: the maps are those of the plain float32 network."""
+# mypy: disable-error-code="union-attr,index,operator"
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+
+import camlucida as cl
+from camlucida import maps
+from camlucida.errors import UnsupportedError
+from fingerprints import unchanged
+from small_networks import (
+    CHANNELS,
+    EXACT,
+    LINEARISED,
+    Headed,
+    by_axes,
+    fully_connected,
+    gap,
+    pixels,
+    seeded,
+    tokens,
+)  # fmt: skip
+
+QUICK = {"occlusion": "occlusion:patch=10,stride=9"}
+METHODS = {name: maps.method(QUICK.get(name, name)) for name in maps.METHODS}
+NETWORKS: dict[str, Callable[[], Any]] = {
+    "gap": gap,
+    "in place": EXACT["in-place relu before the pool"],
+    "layer norm": LINEARISED["pool, layer norm, linear"],
+    "fully connected": fully_connected,
+    "class token": lambda: tokens("class token"),
+    "pooled tokens": lambda: tokens("norm, mean"),
+}
+REFUSED = {("cam", "fully connected"), ("cam", "class token")}
+PAIRS = [(m, n) for n in NETWORKS for m in METHODS if (m, n) not in REFUSED]
+TARGET = cl.ClassTarget([[1, 4], [0, 2]])
+
+State = tuple[Any, AbstractContextManager]  # the module to wrap, and where the call is made
+
+
+def frozen(module: nn.Module) -> State:
+    return module.requires_grad_(False), nullcontext()
+
+
+def compiled_parts(module: nn.Module) -> State:
+    for name, child in list(module.named_children()):
+        setattr(module, name, torch.compile(child, backend="eager"))
+    return module, nullcontext()
+
+
+def compiled_in_place(module: nn.Module) -> State:
+    module.compile(backend="eager")
+    return module, nullcontext()
+
+
+SAME: dict[str, Callable[[nn.Module], State]] = {
+    "frozen": frozen,
+    "no_grad": lambda m: (m, torch.no_grad()),
+    "inference mode": lambda m: (m, torch.inference_mode()),
+    "training": lambda m: (m.train(), nullcontext()),
+    "autocast": lambda m: (m, torch.autocast("cpu", torch.bfloat16)),
+    "compiled": lambda m: (torch.compile(m, backend="eager"), nullcontext()),
+    "compiled by default": lambda m: (torch.compile(m), nullcontext()),
+    "compiled in place": compiled_in_place,
+    "compiled parts": compiled_parts,
+    "DataParallel": lambda m: (nn.DataParallel(m), nullcontext()),
+    "DataParallel of compiled": lambda m: (nn.DataParallel(torch.compile(m, backend="eager")), nullcontext()),
+    "frozen, training, no_grad": lambda m: (m.train().requires_grad_(False), torch.no_grad()),
+}
+
+
+def plain(method: str, network: str) -> cl.HeatMaps:
+    return METHODS[method](cl.wrap(NETWORKS[network]()), pixels(), TARGET)
+
+
+@pytest.mark.parametrize("state", SAME)
+@pytest.mark.parametrize(("method", "network"), PAIRS)
+def test_states_that_change_no_number(method, network, state):
+    expected = plain(method, network)
+    module, context = SAME[state](NETWORKS[network]())
+    with context:
+        wrapped = cl.wrap(module)
+        with unchanged(wrapped.module):
+            found = METHODS[method](wrapped, pixels(), TARGET)
+    for ours, theirs in ((found.values, expected.values), (found.scores, expected.scores)):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6 * float(theirs.abs().max()))
+    assert found.status == expected.status
+    assert (found.layer or "").replace("_orig_mod.", "") == (expected.layer or "")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float16, 0.01), (torch.bfloat16, 0.08), (torch.float64, 1e-5)]
+)
+@pytest.mark.parametrize(("method", "network"), PAIRS)
+def test_precisions_stay_near_and_give_float32(method, network, dtype, tolerance):
+    expected = plain(method, network)
+    module = NETWORKS[network]().to(dtype)
+    with unchanged(module):
+        found = METHODS[method](cl.wrap(module), pixels(), TARGET)
+    assert found.values.dtype == found.scores.dtype == torch.float32
+    if method == "occlusion":  # a difference of logits is as coarse as the logits
+        scale = float(expected.scores.abs().max())
+    else:
+        scale = float(expected.values.abs().max())
+    assert float((found.values - expected.values).abs().max()) < tolerance * scale
+    if dtype != torch.float64:
+        assert not torch.equal(found.values, expected.values)
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
+@pytest.mark.parametrize(("method", "network"), [p for p in PAIRS if p[1] in ("gap", "class token")])
+def test_mixed_precision_of_the_network_itself(method, network, precision):
+    expected = plain(method, network)
+    found = METHODS[method](cl.Network(NETWORKS[network](), precision=precision), pixels(), TARGET)
+    assert found.values.dtype == torch.float32
+    scale = float((expected.scores if method == "occlusion" else expected.values).abs().max())
+    assert 0 < float((found.values - expected.values).abs().max()) < 0.08 * scale
+
+
+@pytest.mark.parametrize(("method", "network"), PAIRS)
+def test_weights_made_in_inference_mode(method, network):
+    """torch forbids gradients through them: one line says so, and the methods without gradients work."""
+    expected = plain(method, network)
+    with torch.inference_mode():
+        module = NETWORKS[network]()
+        x = pixels()
+    assert next(module.parameters()).is_inference()
+    wrapped = cl.wrap(module)
+    if method == "grad-cam":
+        with pytest.raises(UnsupportedError, match=r"made in inference mode; build .* outside .*cl\.CAM\(\)"):
+            METHODS[method](wrapped, x, TARGET)
+        return
+    for _ in range(2):
+        found = METHODS[method](wrapped, x, TARGET)
+        torch.testing.assert_close(found.values, expected.values, rtol=1e-5, atol=1e-6)
+    module.fc.weight.data.mul_(2) if hasattr(module, "fc") else None  # weights that count no versions
+    if method == "cam" and network == "gap":
+        doubled = METHODS[method](wrapped, x, TARGET)
+        torch.testing.assert_close(doubled.values, 2 * expected.values, rtol=1e-5, atol=1e-6)
+
+
+class Guarded(nn.Module):
+    """A module whose own forward switches gradients off."""
+
+    def __init__(self, module: nn.Module, guard: Callable[[], AbstractContextManager]) -> None:
+        super().__init__()
+        self.inside, self.guard = module, guard
+
+    def forward(self, x: Tensor) -> Tensor:
+        with self.guard():
+            return self.inside(x)
+
+
+@pytest.mark.parametrize(("method", "network"), PAIRS)
+def test_a_forward_under_no_grad(method, network):
+    found = METHODS[method](cl.wrap(Guarded(NETWORKS[network](), torch.no_grad)), pixels(), TARGET)
+    expected = plain(method, network).values
+    torch.testing.assert_close(found.values, expected, rtol=1e-5, atol=1e-6 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_forward_under_inference_mode(method):
+    module = Guarded(gap(), torch.inference_mode)
+    if method == "occlusion":
+        found = METHODS[method](cl.wrap(module), pixels(), TARGET)
+        torch.testing.assert_close(found.values, plain(method, "gap").values)
+        return
+    with unchanged(module), pytest.raises(UnsupportedError, match=r"inference_mode\(\); use torch\.no_grad"):
+        METHODS[method](cl.wrap(module), pixels(), TARGET)
+
+
+class Tied(Headed):
+    """Two convolutions that share one parameter."""
+
+    def __init__(self, tied: bool) -> None:
+        super().__init__(lambda m, x: m.fc(torch.relu(m.two(torch.relu(m.one(x)))).mean((2, 3))))
+        self.one, self.two = (nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1) for _ in range(2))
+        if tied:
+            self.two.weight, self.two.bias = self.one.weight, self.one.bias
+        else:
+            self.two.load_state_dict(self.one.state_dict())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_shared_weights(method):
+    module = seeded(Tied, True)
+    assert module.one.weight is module.two.weight
+    with unchanged(module):
+        found = METHODS[method](cl.wrap(module), pixels(), TARGET)
+    expected = METHODS[method](cl.wrap(seeded(Tied, False)), pixels(), TARGET)
+    torch.testing.assert_close(found.values, expected.values)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_parametrised_weights(method):
+    """A weight that is computed at each pass is no leaf; what it is computed from is left alone."""
+    module, same = gap(), gap()
+    parametrizations.weight_norm(module.fc)
+    with unchanged(module):
+        found = METHODS[method](cl.wrap(module), pixels(), TARGET)
+    expected = METHODS[method](cl.wrap(same), pixels(), TARGET)
+    torch.testing.assert_close(found.values, expected.values, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_copy_and_channels_last_memory(method):
+    expected = plain(method, "gap").values
+    module = copy.deepcopy(gap()).to(memory_format=torch.channels_last)
+    found = METHODS[method](cl.wrap(module), pixels().contiguous(memory_format=torch.channels_last), TARGET)
+    torch.testing.assert_close(found.values, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_another_default_dtype(method):
+    expected, module = plain(method, "gap").values, gap()
+    try:
+        torch.set_default_dtype(torch.float64)
+        found = METHODS[method](cl.wrap(module), pixels().float(), TARGET)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found.values.dtype == torch.float32
+    assert found.values.shape == expected.shape
+
+
+@pytest.mark.parametrize("axes", [1, 3])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("method", METHODS)
+def test_one_and_three_axes_in_half(method, dtype, axes):
+    x = torch.randn(2, 2, *(16, 12, 14)[:axes], generator=torch.Generator().manual_seed(0))
+    exact = METHODS[method](cl.wrap(by_axes(axes)), x, TARGET)
+    found = METHODS[method](cl.wrap(by_axes(axes).requires_grad_(False).to(dtype)), x, TARGET)
+    scale = float((exact.scores if method == "occlusion" else exact.values).abs().max())
+    assert float((found.values - exact.values).abs().max()) < 0.08 * scale
