@@ -73,6 +73,8 @@ DEFAULT = NetworkOptions()
 def network(options: Any) -> Network:
     """The network that the options name, its card changed as they say. `options`: `NetworkOptions`, or any dataclass
     with some of its fields. Raises UsageError, NetworkError."""
+    import sys
+
     from camlucida.errors import UsageError
     from camlucida.networks import cards, catalogue
 
@@ -87,18 +89,16 @@ def network(options: Any) -> Network:
         classes = len(labels)
     if ":" in options.named:
         _import_from_here()
-    net = catalogue.load(
-        options.named, weights=weights, num_classes=classes, head=options.head, cut=options.cut, device=options.device,
-        precision=options.precision, download=options.download,
+    net = catalogue.assemble(
+        options.named, lambda shape: _preprocessing(options, shape), weights=weights, num_classes=classes, head=options.head, cut=options.cut,
+        device=options.device, precision=options.precision, download=options.download,
     )  # fmt: skip
-    card = replace(
-        net.card,
-        preprocessing=_preprocessing(options, net.card.preprocessing),
-        activation=options.activation or net.card.activation,
-    )
-    if (card.preprocessing, card.activation) != (net.card.preprocessing, net.card.activation):
-        card = replace(card, measured={})  # they were measured as the card had it
-    net = replace(net, card=card)
+    if (options.head or options.cut) and "head" in net.card.arguments and weights is not None:
+        filled = weights != "default" and "head.classify.weight" in cards.read_state_dict(weights)
+        if not filled:
+            print("the new head is random until it is trained: its classes mean nothing yet", file=sys.stderr)
+    if options.activation and options.activation != net.card.activation:
+        net = replace(net, card=replace(net.card, activation=options.activation, measured={}))
     if options.arch or ":" in options.named or labels:
         net, outputs = _tried(net)
         if labels and len(labels) != outputs:
@@ -109,7 +109,7 @@ def network(options: Any) -> Network:
             )
         if labels:
             net = replace(net, card=replace(net.card, labels=labels))
-        if options.arch and outputs == 1 and options.activation is None and card.activation == "softmax":
+        if options.arch and outputs == 1 and net.card.activation == "softmax":
             raise UsageError(
                 f"{options.arch} has one output, and the softmax of one number is always 1",
                 do="--activation sigmoid (probability of the one class) or none (the number itself)",

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from camlucida.errors import NetworkError, UsageError, nearest
+from camlucida.images.views import Preprocessing
 from camlucida.networks import adapt, cards
 from camlucida.networks.cards import Card
 from camlucida.networks.network import AUTOCAST, PRECISIONS, WHOLE, Network
@@ -101,6 +102,26 @@ def load(
     its card along. `head="gap" | "gmp"` puts the CAM paper's head on any trunk, cut at layer `cut`, filled too if the
     weights have it; `width` scales channels. Raises NetworkError.
     """
+    return assemble(
+        name, lambda shape: shape, weights=weights, num_classes=num_classes, head=head, cut=cut, width=width, device=device,
+        precision=precision, download=download,
+    )  # fmt: skip
+
+
+def assemble(
+    name: str,
+    shaped: Callable[[Preprocessing], Preprocessing],
+    *,
+    weights: str | Path | None,
+    num_classes: int | None,
+    head: str | None,
+    cut: str | None,
+    width: float = 1.0,
+    device: str,
+    precision: str,
+    download: bool,
+) -> Network:
+    """`load`, with the card's preprocessing changed by `shaped` before a head is put on, which looks at blank pixels."""
     if precision not in PRECISIONS:
         raise NetworkError("precision", got=repr(precision), do=nearest(precision, PRECISIONS))
     name = ALIASES.get(name, name)
@@ -129,6 +150,11 @@ def load(
         classes = _classes(module.state_dict(), state) if state is not None and num_classes is None else None
         if classes is not None and _takes_classes(name):
             module, card = _anew(name, None, {**arguments, "num_classes": classes}, download)
+    if state is not None:
+        card = _card_of(file, card)
+    shape = shaped(card.preprocessing)
+    if shape != card.preprocessing:  # what was measured was measured with the card's own
+        card = replace(card, preprocessing=shape, measured={})
     headed = head is not None or cut is not None
     whole = headed and state is not None and all(n.startswith(("trunk.", "head.")) for n in state)
     if state is not None and not whole:
@@ -136,11 +162,18 @@ def load(
     if headed:
         from camlucida.networks import heads
 
-        module, card = heads.put(module, card, head or "gap", cut=cut, num_classes=num_classes)
+        try:
+            module, card = heads.put(module, card, head or "gap", cut=cut, num_classes=num_classes)
+        except RuntimeError as error:  # from the module itself, on pixels of the card's size
+            raise NetworkError(
+                f"{name} fails on a blank picture of its card's size, {shape.crop or shape.size}",
+                got=str(error).splitlines()[0],
+                do="a packed file, or --size and --channels, say what it takes",
+            ) from error
     if state is not None and whole:
         _fill(module, state, file)
     if state is not None:
-        card = _card_of(file, card, module)
+        card = replace(card, sha256=cards.digest(module.state_dict()))
     module = module.to(device=_device(device), dtype=WHOLE.get(precision, torch.float32)).eval()
     return Network(module, card, precision=precision if precision in AUTOCAST else "32-true")
 
@@ -220,15 +253,13 @@ def _takes_classes(name: str) -> bool:
         return False  # no signature to read
 
 
-def _card_of(file: str | Path | None, card: Card, module: nn.Module) -> Card:
+def _card_of(file: str | Path | None, card: Card) -> Card:
     """The card of a network whose weights came from a file: what a packed file says of its own; no figure that other
     weights were measured with."""
     own = cards.card_in(file) if file is not None else None
     if own is not None:
-        card = replace(own, architecture=card.architecture, arguments=card.arguments)
-    else:
-        card = replace(card, measured={}, trained_by="", trained_on="", licence="", terms="")
-    return replace(card, sha256=cards.digest(module.state_dict()))
+        return replace(own, architecture=card.architecture, arguments=card.arguments)
+    return replace(card, measured={}, trained_by="", trained_on="", licence="", terms="")
 
 
 def _fill(module: nn.Module, state: Mapping[str, Tensor], file: str | Path | None) -> None:
