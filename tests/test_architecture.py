@@ -65,7 +65,11 @@ def test_import_is_light():
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["localize", "--help"], ["train", "--help"], ["evaluate", "--help"]]
+    "arguments",
+    [
+        ["--help"],
+        *([verb, "--help"] for verb in ("localize", "train", "evaluate", "pack", "layers", "networks")),
+    ],
 )
 def test_help_does_not_import_torch(arguments):
     code = (

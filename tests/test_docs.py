@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 from PIL import Image
 
 import camlucida as cl
@@ -40,7 +41,12 @@ def desk(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     import my_package
 
-    torch.save(my_package.build().state_dict(), "mine.pth")
+    torch.save(my_package.build().state_dict(), "own.pth")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        resnet = torchvision.models.resnet18(num_classes=3)
+    torch.save(resnet.state_dict(), "mine.pth")  # stands in for weights that somebody trained
+    torch.save(resnet, "whole.pth")
     Path("names.txt").write_text("cat\ndog\ncup\n")
     return tmp_path
 
@@ -51,16 +57,28 @@ def test_python_blocks_run(page, desk):
         exec(compile(block, str(page), "exec"), {})
 
 
-def test_readme_commands_run(desk, capsys):
+# Pages whose commands run on the desk as they stand, and how many there are without --download.
+COMMANDS = {"README.md": 2, "docs/how-to/own-network.md": 8}
+
+
+@pytest.mark.parametrize("page", COMMANDS)
+def test_commands_run(page, desk, capsys):
     ran = 0
-    for block in blocks(ROOT / "README.md", "console"):
+    for block in blocks(ROOT / page, "console"):
         for line in block.splitlines():
             words = shlex.split(line, comments=True)
             if words[:1] == ["camlucida"] and "--download" not in words:
                 assert main(words[1:]) == 0, line
-                assert (desk / words[words.index("--out") + 1] / "report.html").is_file()
+                if "--out" in words:
+                    written = {"localize": "report.html", "layers": "layers.html"}[words[1]]
+                    assert (desk / words[words.index("--out") + 1] / written).is_file()
+                elif words[1] == "pack":
+                    assert (desk / words[2]).is_file()
                 ran += 1
-    assert ran == 2
+            elif words[:2] == ["python", "-c"]:
+                exec(words[2], {})
+                ran += 1
+    assert ran == COMMANDS[page]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())

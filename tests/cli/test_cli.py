@@ -263,7 +263,7 @@ def test_evaluate_gives_the_figures_of_a_slow_loop(packed, tmp_path, capsys):
 
 
 def test_networks_lists_and_shows_a_card(packed, capsys):
-    assert main(["networks", packed]) == 0
+    assert main(["networks", packed, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["labels"][1] == {"id": "n1", "name": "two"}
 
 

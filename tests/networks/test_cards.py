@@ -190,6 +190,72 @@ def test_a_file_that_would_run_code_is_refused_and_does_not_run(tmp_path):
     assert RAN == []
 
 
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        lambda s: {"model_state_dict": s, "optimizer_state_dict": {"state": {0: {"step": torch.tensor(1.0)}}, "param_groups": [{"lr": 0.1}]}},
+        lambda s: {"net": s, "acc": 93.1, "epoch": 7},
+        lambda s: {"model": {"state_dict": s}, "args": {"lr": 0.1, "sizes": (1, 2)}},
+        lambda s: {"model": {"name": "resnet"}, "state_dict": s},
+        lambda s: {"generator": s, "epoch": 3},
+        lambda s: {"state_dict": s, "ema": s, "hyper_parameters": {}},
+    ],
+    ids=["optimizer", "net", "nested", "config", "one unknown", "two"],
+)  # fmt: skip
+def test_state_dicts_within_checkpoints(tmp_path, wrapped):
+    weights = gap().state_dict()
+    torch.save(wrapped(weights), tmp_path / "ckpt.pth")
+    found = cards.read_state_dict(tmp_path / "ckpt.pth")
+    assert found.keys() == weights.keys()
+    assert all(torch.equal(found[name], weights[name]) for name in weights)
+
+
+def test_formats_are_told_by_what_is_in_them(tmp_path):
+    save_file(gap().state_dict(), tmp_path / "net.pth")
+    torch.save(gap().state_dict(), tmp_path / "old.bin", _use_new_zipfile_serialization=False)
+    for name in ("net.pth", "old.bin"):
+        assert cards.read_state_dict(tmp_path / name).keys() == gap().state_dict().keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("page.pth", b"\n<!DOCTYPE html><html>", "holds no weights; got an HTML page"),
+        ("lfs.pth", b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer"),
+        ("keras.pth", b"\x89HDF\r\n", "Keras or HDF5"),
+        ("empty.pth", b"", "an empty file"),
+        ("text.pth", b"hello", r"cannot read weights from .*text.pth; got 5 bytes"),
+        ("none.safetensors", b"hello there", "11 bytes that does not begin as safetensors do"),
+        ("cut.pth", 0.6, "cannot read weights from .*it is cut short"),
+        ("cut.safetensors", 0.6, "cannot read weights from .*it is cut short"),
+        ("old.pth", 0.6, "cannot read weights from .*it is cut short"),
+    ],
+)
+def test_files_that_are_something_else_or_cut_short(tmp_path, name, content, message):
+    file = tmp_path / name
+    if isinstance(content, float):
+        if name == "cut.safetensors":
+            save_file(gap().state_dict(), file)
+        else:
+            torch.save(gap().state_dict(), file, _use_new_zipfile_serialization=name == "cut.pth")
+        content = file.read_bytes()[: int(file.stat().st_size * content)]
+    file.write_bytes(content)
+    with pytest.raises(NetworkError, match=message) as caught:
+        cards.read_state_dict(file)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_refused_file_is_converted_by_the_line_it_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    layer = nn.Linear(2, 2)
+    torch.save(layer, "whole.pth")
+    with pytest.raises(NetworkError, match=r"got torch.nn.modules.linear.Linear.* python -c ") as caught:
+        cards.read_state_dict("whole.pth")
+    line = str(caught.value).split('python -c "', 1)[1].rstrip('"')
+    exec(line, {})
+    assert torch.equal(cards.read_state_dict("weights.pth")["weight"], layer.weight)
+
+
 def test_files_that_are_no_state_dict(tmp_path):
     torch.save([torch.zeros(1)], tmp_path / "list.pth")
     torch.save({"a": torch.zeros(1), "epoch": 3}, tmp_path / "mixed.pth")

@@ -176,6 +176,68 @@ def test_weights_that_do_not_fit(tmp_path):
         cl.load(OWN, weights=tmp_path / "net.safetensors")
 
 
+@pytest.mark.parametrize("prefix", ["model.", "net.model.", "module.model.", "backbone."])
+def test_first_words_of_names_are_taken_off_as_far_as_the_network_has_them_not(tmp_path, prefix):
+    weights = gap().state_dict()
+    torch.save({"state_dict": {prefix + n: t for n, t in weights.items()}}, tmp_path / "net.ckpt")
+    net = cl.load(OWN, weights=tmp_path / "net.ckpt")
+    torch.testing.assert_close(net(pixels()), gap()(pixels()).detach(), rtol=0, atol=0)
+    assert net.card.sha256 == cards.digest(weights)
+
+
+def test_first_words_that_the_network_has_itself_stay(tmp_path):
+    inner = gap()
+    own = torch.nn.ModuleDict({"module": inner})  # named as DataParallel names it
+    found = catalogue._named_as(own.state_dict(), cards_of(tmp_path, own.state_dict()))
+    assert found.keys() == own.state_dict().keys()
+
+
+def cards_of(tmp_path, state):
+    torch.save(state, tmp_path / "net.pth")
+    return cards.read_state_dict(tmp_path / "net.pth")
+
+
+def test_the_number_of_classes_is_read_off_the_weights(tmp_path):
+    weights = gap(classes=9).state_dict()
+    save_file(weights, tmp_path / "net.safetensors")
+    net = cl.load(OWN, weights=tmp_path / "net.safetensors")
+    assert net.card.arguments == {"num_classes": 9}
+    torch.testing.assert_close(net(pixels()), gap(classes=9)(pixels()).detach(), rtol=0, atol=0)
+    with pytest.raises(NetworkError, match="the weights have 9 classes, the network 5: --num-classes 9"):
+        cl.load(OWN, weights=tmp_path / "net.safetensors", num_classes=5)
+    with pytest.raises(NetworkError, match="the weights have 9 classes, the network 5"):
+        cl.load("small_networks:gap", weights=tmp_path / "net.safetensors")  # takes no number of classes
+
+
+def test_weights_of_another_network_and_with_a_surplus(tmp_path):
+    torch.save({"x.a": torch.zeros(1), "y.b": torch.zeros(1)}, tmp_path / "other.pth")
+    with pytest.raises(NetworkError, match=r"2 surplus \(x.a, y.b\); no name fits"):
+        cl.load(OWN, weights=tmp_path / "other.pth")
+    torch.save({**gap().state_dict(), "loss.weight": torch.zeros(1)}, tmp_path / "surplus.pth")
+    with pytest.raises(NetworkError, match=r"got 1 surplus \(loss.weight\); .*save the file again"):
+        cl.load(OWN, weights=tmp_path / "surplus.pth")
+
+
+def test_a_weights_file_where_a_network_is_asked_for(tmp_path):
+    torch.save(gap().state_dict(), tmp_path / "mine.pth")
+    with pytest.raises(
+        NetworkError, match=r"weights need their architecture: --arch NAME --weights \S+mine.pth"
+    ):
+        cl.load(str(tmp_path / "mine.pth"))
+
+
+def test_published_googlenet_is_rebuilt_with_its_own_normalisation(cache, tmp_path):
+    """Its module changes the pixels by itself, which a packed file has to know."""
+    module = torchvision.models.googlenet(weights=None, init_weights=False)
+    url = torchvision.models.GoogLeNet_Weights.DEFAULT.url
+    torch.save(module.state_dict(), cache / url.rsplit("/", 1)[-1])
+    net = cl.load("torchvision/googlenet")
+    assert net.module.transform_input
+    cards.pack(tmp_path / "net.safetensors", net.module.state_dict(), net.card)
+    again = cl.load(str(tmp_path / "net.safetensors"))
+    torch.testing.assert_close(again(pixels(1, 64, 64)), net(pixels(1, 64, 64)), rtol=0, atol=0)
+
+
 # --- devices and precision ---------------------------------------------------------------------------------
 
 

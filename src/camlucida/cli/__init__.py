@@ -22,7 +22,9 @@ VERBS: dict[str, str] = {
     "localize": "photographs → classes, maps, boxes: a result folder and a page",
     "evaluate": "how good: top-1, top-5 and ground-truth-known localization on labelled pictures",
     "train": "a network by a recipe, resumable",
-    "networks": "the names that --network knows",
+    "pack": "your own weights and their card → one safetensors file",
+    "layers": "a network's layers: size, stride, receptive field, gradient, thumbnails",
+    "networks": "the names that --network and --arch know, and their cards",
 }
 DONE, FAULT, USAGE, REJECTED, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -76,7 +78,7 @@ def _verb(verb: str, arguments: Sequence[str]) -> int:
     import tyro
 
     module = importlib.import_module(f"camlucida.cli.{verb}")
-    config = (tyro.conf.FlagCreatePairsOff,)
+    config = (tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
     options = tyro.cli(
         module.Options, prog=f"camlucida {verb}", description=module.__doc__, args=arguments, config=config
     )

@@ -12,15 +12,14 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from camlucida.cli import choices
+
 
 @dataclass(frozen=True)
 class Options:
     data: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
     """Zips or folders of class folders, manifests, Tiny-ImageNet's folders."""
-    network: str = "embedded"
-    """As in camlucida localize."""
-    weights: str = "default"
-    """default, none, or a FILE with a state dict."""
+    network: choices.Chosen = choices.DEFAULT
     split: Literal["all", "train", "tuning"] = "all"
     """tuning: one in five by file name, where thresholds are chosen; train: the rest."""
     method: str = "auto"
@@ -31,8 +30,6 @@ class Options:
     """The rule's threshold instead of the card's."""
     views: str = "auto"
     """As in camlucida localize."""
-    size: int | None = None
-    """Shorter side that pictures are shown at, instead of the card's."""
     corners: Literal["half-open", "inclusive"] | None = None
     """How boxes are written; by default inclusive in boxes.csv and Tiny-ImageNet's files, half-open in manifests."""
     limit: int | None = None
@@ -41,18 +38,12 @@ class Options:
     """Pictures a forward pass."""
     workers: int = 2
     """Threads that read pictures."""
-    device: str = "auto"
-    """cpu, cuda, cuda:1 …; auto."""
-    precision: Literal["32-true", "64-true", "bf16-true", "bf16-mixed", "16-true", "16-mixed"] = "32-true"
-    """Arithmetic of the network."""
     tune: str | None = None
     """Packed FILE.safetensors: write this run's best threshold, method, views and size on its card. Only with --split tuning."""
     out: str | None = None
     """Folder for evaluation.json and curve.csv."""
     json: bool = False
     """Print the figures as JSON."""
-    download: bool = False
-    """Allow published weights to be fetched from the network."""
 
 
 def run(options: Options, command: Sequence[str]) -> int:
@@ -61,7 +52,7 @@ def run(options: Options, command: Sequence[str]) -> int:
 
     from camlucida import pipeline
     from camlucida.boxes import FractionOfMax
-    from camlucida.cli import choices, progress
+    from camlucida.cli import progress
     from camlucida.errors import UsageError
     from camlucida.evaluate.localization import Measured
     from camlucida.images import datasets
@@ -71,11 +62,7 @@ def run(options: Options, command: Sequence[str]) -> int:
         raise UsageError(
             "--tune", got=f"--split {options.split}", allowed="--split tuning: what is chosen is chosen there"
         )
-    net = choices.network(options)
-    if options.size is not None:
-        net = replace(
-            net, card=replace(net.card, preprocessing=replace(net.card.preprocessing, size=options.size))
-        )
+    net = choices.network(options.network)
     data = datasets.load(options.data, options.corners).split(options.split).relabelled(net.card.labels)
     if options.limit is not None and options.limit < len(data):
         if options.limit < 1:

@@ -6,10 +6,12 @@ The whole of each picture is looked at. PHOTOS are files, folders, globs, zip or
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
+
+from camlucida.cli import choices
 
 if TYPE_CHECKING:
     from camlucida.images.sources import Source
@@ -25,12 +27,7 @@ class Options:
     """Files, folders, globs, zip or tar archives (also ARCHIVE.zip/folder), manifests (CSV, JSON lines, Parquet)."""
     out: str
     """Folder for the results; made if it is not there."""
-    network: str = "embedded"
-    """embedded, torchvision/NAME, timm/NAME, a packed FILE.safetensors, or package.module:function."""
-    weights: str = "default"
-    """default (published), none (random), or a FILE with a state dict for the named network."""
-    labels: str | None = None
-    """File with the class names, one a line (or id TAB name, CSV, JSON), instead of the card's."""
+    network: choices.Chosen = choices.DEFAULT
     top: int = 5
     """How many classes of each picture to localize."""
     method: str = "auto"
@@ -45,10 +42,6 @@ class Options:
     """Pictures a forward pass; results are equal for equal batches."""
     workers: int = 2
     """Threads that read pictures."""
-    device: str = "auto"
-    """cpu, cuda, cuda:1 …; auto: the first CUDA device if there is one."""
-    precision: Literal["32-true", "64-true", "bf16-true", "bf16-mixed", "16-true", "16-mixed"] = "32-true"
-    """Arithmetic of the network."""
     truth: str | None = None
     """Manifest with given boxes (path, x0, y0, x1, y1), drawn in green."""
     corners: Literal["half-open", "inclusive"] = "half-open"
@@ -63,8 +56,6 @@ class Options:
     """Go on with the results in --out where an earlier run stopped."""
     overwrite: bool = False
     """Replace the results of an earlier run in --out."""
-    download: bool = False
-    """Allow published weights to be fetched from the network."""
 
 
 def run(options: Options, command: Sequence[str]) -> int:
@@ -74,7 +65,7 @@ def run(options: Options, command: Sequence[str]) -> int:
     from pathlib import Path
 
     from camlucida import pipeline, report
-    from camlucida.cli import choices, progress
+    from camlucida.cli import progress
     from camlucida.errors import UsageError
     from camlucida.images import sources
 
@@ -90,7 +81,7 @@ def run(options: Options, command: Sequence[str]) -> int:
             got=f"{listing.others} other files",
             allowed="JPEG, PNG, WebP, TIFF, BMP, GIF",
         )
-    net = choices.network(options)
+    net = choices.network(options.network)
     plan = pipeline.plan(
         net, top=options.top, method=options.method, boxes=options.boxes, views=options.views
     )
@@ -101,8 +92,9 @@ def run(options: Options, command: Sequence[str]) -> int:
         "\0".join(s.name for s in listing.sources).encode("utf-8", "surrogateescape")
     ).hexdigest()
     settings = {
-        "network": net.card.name, "network_sha256": net.card.sha256, "weights": options.weights, "labels": options.labels, "method": plan.method_name,
-        "rule": plan.rule_name, "views": str(plan.views), "top": options.top, "batch": options.batch, "precision": options.precision,
+        "network": net.card.name, "network_sha256": net.card.sha256, "weights": options.network.weights, "labels": options.network.labels,
+        "preprocessing": asdict(net.card.preprocessing), "card_sha256": hashlib.sha256(net.card.to_json().encode()).hexdigest(), "method": plan.method_name,
+        "rule": plan.rule_name, "views": str(plan.views), "top": options.top, "batch": options.batch, "precision": options.network.precision,
         "part_size": PART, "inputs": len(listing.sources), "inputs_sha256": inputs, "truth": options.truth,
     }  # fmt: skip
     manifest = {

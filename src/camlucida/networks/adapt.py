@@ -59,12 +59,7 @@ def torchvision_network(
     if weights != "default":
         built = torchvision_module(name, arguments)
         labels = _labels(published) if arguments.get("num_classes", 1000) == 1000 else ()
-        card = Card(name, f"torchvision/{name}", arguments, shape, labels)
-        if weights is not None:
-            from camlucida.networks.catalogue import _fill
-
-            _fill(built, weights)
-        return built, card
+        return built, Card(name, f"torchvision/{name}", arguments, shape, labels)
     if arguments:
         raise NetworkError(
             f"torchvision/{name} with its published weights",
@@ -78,9 +73,9 @@ def torchvision_network(
             do="allow the download with --download (download=True), or give a weights file, or weights=None "
             "for random ones",
         )
-    module: Any = torchvision_module(
-        name, {"aux_logits": True, "transform_input": True} if name in ("googlenet", "inception_v3") else {}
-    )
+    if name in ("googlenet", "inception_v3"):
+        arguments = {"aux_logits": True, "transform_input": True}
+    module: Any = torchvision_module(name, arguments)
     state = published.get_state_dict(check_hash=True) if not file.is_file() else cards.read_state_dict(file)
     module.load_state_dict(state)
     if name in ("googlenet", "inception_v3"):
@@ -89,7 +84,7 @@ def torchvision_network(
     return module, Card(
         name,
         f"torchvision/{name}",
-        {},
+        arguments,
         shape,
         _labels(published),
         licence=licence,
@@ -102,10 +97,15 @@ def _labels(published: Any) -> tuple[Label, ...]:
     return tuple(Label(str(i), name) for i, name in enumerate(published.meta["categories"]))
 
 
-def _known_torchvision(name: str) -> None:
+def torchvision_names() -> list[str]:
+    """torchvision's classifiers."""
     import torchvision
 
-    known = torchvision.models.list_models(module=torchvision.models)
+    return torchvision.models.list_models(module=torchvision.models)
+
+
+def _known_torchvision(name: str) -> None:
+    known = torchvision_names()
     if name not in known:
         raise NetworkError(f"torchvision has no classifier {name!r}", do=nearest(name, known))
 
@@ -127,10 +127,6 @@ def timm_network(
     if not timm.is_model(name.split(".")[0]):
         raise NetworkError(f"timm has no classifier {name!r}", do=nearest(name, timm.list_models()))
     module = timm.create_model(name, pretrained=weights == "default", **arguments)
-    if weights not in ("default", None):
-        from camlucida.networks.catalogue import _fill
-
-        _fill(module, weights)
     found = timm.data.resolve_model_data_config(module)
     side = found["input_size"][-1]
     shape = Preprocessing(
@@ -143,6 +139,11 @@ def timm_network(
         minimum=32,
     )
     return module, Card(name, f"timm/{name}", arguments, shape)
+
+
+def timm_names() -> list[str]:
+    """timm's classifiers."""
+    return _timm().list_models()
 
 
 def _timm() -> Any:

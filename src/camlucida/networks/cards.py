@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -126,14 +127,29 @@ def read_card(file: str | Path) -> Card:
         with safe_open(str(file), "pt") as packed:
             text = (packed.metadata() or {}).get("camlucida")
     except (OSError, SafetensorError) as error:
-        raise NetworkError(f"cannot open {file}", got=str(error)) from error
+        got = _what_it_is(Path(file)) or error
+        raise NetworkError(
+            f"cannot open {file}", got=got, allowed="a packed network, .safetensors"
+        ) from error
     if text is None:
         raise NetworkError(
             f"{file} has no card",
             allowed="files written by camlucida",
-            do="pack the weights with their card first",
+            do=f"give it its card: camlucida pack OUT.safetensors --arch NAME --weights {file}",
         )
     return Card.from_json(text)
+
+
+def card_in(file: str | Path) -> Card | None:
+    """The card of a packed file; None for weights in any other file."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(file), "pt") as packed:
+            text = (packed.metadata() or {}).get("camlucida")
+    except (OSError, SafetensorError):
+        return None  # another kind of file, which its own reader judges
+    return Card.from_json(text) if text is not None else None
 
 
 def read_weights(file: str | Path, card: Card) -> dict[str, Tensor]:
@@ -157,36 +173,98 @@ def rewrite_card(file: str | Path, card: Card) -> None:
 
 
 def read_state_dict(file: str | Path) -> dict[str, Tensor]:
-    """A plain state dict from `.pth`/`.pt` or `.safetensors`. A file that needs code to load is refused."""
+    """A plain state dict from PyTorch's or safetensors' files, told apart by what is in them, without the words that
+    DataParallel and `torch.compile` put before its names. In a checkpoint, the state dict among its entries. Raises
+    NetworkError; a file that needs code to load is refused."""
     import pickle
 
     file = Path(file)
+    other = _what_it_is(file)
+    if other is not None:
+        raise NetworkError(f"{file} holds no weights", got=other, allowed=".pth, .pt, .ckpt, .safetensors")
     try:
-        if file.suffix == ".safetensors":
+        if _is_safetensors(file):
             from safetensors.torch import load_file
 
             state: Any = load_file(str(file))
         else:
             state = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+    except Exception as error:  # readers fail in many ways on files that are cut, or made by something else
+        text = str(error)
+        needs_code = isinstance(error, pickle.UnpicklingError) and not re.search("truncated|operand", text)
+        if needs_code or "TorchScript" in text:
+            asked = re.search(r"GLOBAL (\S+)", text)
+            reader = "torch.jit.load(F)" if "TorchScript" in text else "torch.load(F, weights_only=False)"
+            raise NetworkError(
+                f"{file} holds more than tensors",
+                got=f"{asked[1]}, and it would have to run code to load"
+                if asked
+                else "a file that would have to run code to load",
+                do="where it was made: torch.save(model.state_dict(), 'weights.pth'); or, if you trust it, where its code can be imported: "
+                + f"python -c \"import torch; F = {str(file)!r}; torch.save({reader}.state_dict(), 'weights.pth')\"",
+            ) from error
+        first = text.split("\n", 1)[0].split(". ", 1)[0] or "it ends too early"
         raise NetworkError(
-            f"{file} holds more than tensors and would have to run code to load",
-            do="where it was made: torch.save(model.state_dict(), 'weights.pth')",
+            f"cannot read weights from {file}",
+            got=f"{file.stat().st_size:,} bytes; {type(error).__name__}: {first}",
+            do="it is cut short, damaged or no file of PyTorch's: fetch or save it again",
         ) from error
-    except Exception as error:
-        raise NetworkError(
-            f"cannot read weights from {file}", got=f"{type(error).__name__}: {error}"
-        ) from error
-    for key in ("state_dict", "model"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise NetworkError(
-            f"{file} is no state dict",
-            allowed="names → tensors",
-            do="torch.save(model.state_dict(), 'weights.pth')",
-        )
+    state = _state_dict_in(state, file)
     prefixes = ("module.", "_orig_mod.")
     while state and all(name.startswith(prefixes) for name in state):
         state = {name.split(".", 1)[1]: tensor for name, tensor in state.items()}
     return state
+
+
+HOLDERS = ("state_dict", "model_state_dict", "model", "net", "network", "weights")
+"""What checkpoints call the entry with the network's state dict, the likeliest first."""
+
+
+def _state_dict_in(found: Any, file: Path) -> dict[str, Tensor]:
+    """The mapping names → tensors, itself or within the entries of a checkpoint."""
+
+    def is_state(entry: Any) -> bool:
+        return isinstance(entry, Mapping) and bool(entry) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in entry.items())  # fmt: skip
+
+    while isinstance(found, Mapping) and not is_state(found):
+        states = [key for key, entry in found.items() if is_state(entry)]
+        named = [key for key in HOLDERS if key in states] or (states if len(states) == 1 else [])
+        inner = next(iter(named or [key for key in HOLDERS if isinstance(found.get(key), Mapping)]), None)
+        if inner is None:
+            break
+        found = found[inner]
+    if not isinstance(found, Mapping) or not is_state(found):
+        entries = ", ".join(map(str, list(found)[:8])) if isinstance(found, Mapping) else ""
+        raise NetworkError(
+            f"{file} is no state dict",
+            allowed="names → tensors",
+            do=f"it holds {entries or type(found).__name__}; where it was made: torch.save(model.state_dict(), 'weights.pth')",
+        )
+    return dict(found)
+
+
+def _is_safetensors(file: Path) -> bool:
+    """Whether a file begins as safetensors do: the length of the header, then JSON."""
+    with file.open("rb") as stream:
+        start = stream.read(9)
+    return start[8:9] == b"{" and start[:2] != b"PK"
+
+
+def _what_it_is(file: Path) -> str | None:
+    """What a file holds instead of weights, in words; None where it may hold some."""
+    try:
+        with file.open("rb") as stream:
+            start = stream.read(512)
+    except OSError as error:
+        return error.strerror or str(error)
+    word = start.lstrip().lower()
+    kinds = {
+        "an HTML page: the download gave a web page instead of the file": word.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")),
+        "a Git LFS pointer: git lfs pull fetches the file itself": word.startswith(b"version https://git-lfs"),
+        "a Keras or HDF5 file, which is another framework's": start.startswith(b"\x89HDF"),
+        "an empty file": not start,
+    }  # fmt: skip
+    found = next((words for words, is_it in kinds.items() if is_it), None)
+    if found is None and file.suffix == ".safetensors" and not _is_safetensors(file):
+        return f"a file of {file.stat().st_size:,} bytes that does not begin as safetensors do"
+    return found

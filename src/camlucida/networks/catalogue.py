@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 import os
+import site
+import sys
+import sysconfig
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from camlucida.errors import NetworkError, UsageError, nearest
+from camlucida.images.views import Preprocessing
 from camlucida.networks import adapt, cards
 from camlucida.networks.cards import Card
 from camlucida.networks.network import AUTOCAST, PRECISIONS, WHOLE, Network
@@ -40,6 +45,18 @@ def names() -> tuple[str, ...]:
     return (*ALIASES, *PUBLISHED, *ARCHITECTURES)
 
 
+def check_architecture(name: str) -> None:
+    """Raises NetworkError for a name that `build` cannot know, with the nearest right one."""
+    if name in ARCHITECTURES or name.startswith(("torchvision/", "timm/")) or ":" in name:
+        return
+    raise NetworkError(
+        f"architecture {name!r} is not known",
+        do=f"did you mean 'torchvision/{name}'?"
+        if name in adapt.torchvision_names()
+        else nearest(name, ARCHITECTURES) + "; or torchvision/NAME, timm/NAME, package.module:function",
+    )
+
+
 def build(architecture: str, arguments: Mapping[str, Any]) -> nn.Module:
     """A module with random weights. Raises NetworkError for an unknown name or arguments it does not take."""
     if architecture.startswith("torchvision/"):
@@ -48,10 +65,9 @@ def build(architecture: str, arguments: Mapping[str, Any]) -> nn.Module:
         return adapt.timm_module(architecture.removeprefix("timm/"), arguments)
     if architecture in ARCHITECTURES:
         builder = _imported(ARCHITECTURES[architecture])
-    elif ":" in architecture:
-        builder = _imported(architecture)
     else:
-        raise NetworkError(f"architecture {architecture!r}", do=nearest(architecture, ARCHITECTURES))
+        check_architecture(architecture)
+        builder = _imported(architecture)
     try:
         inspect.signature(builder).bind(**arguments)
     except TypeError as error:
@@ -82,12 +98,35 @@ def load(
     `.safetensors` file, or `package.module:function` (your own code).
 
     `weights`: `default` (the published ones, from the package, the cache, or the network if `download`), None
-    (random), or a file with a state dict. `head="gap" | "gmp"` puts the CAM paper's head on any trunk, cut at
-    layer `cut`; `width` scales channels. Raises NetworkError.
+    (random), or a file with a state dict: `num_classes` is then by default what the file has, and a packed file brings
+    its card along. `head="gap" | "gmp"` puts the CAM paper's head on any trunk, cut at layer `cut`, filled too if the
+    weights have it; `width` scales channels. Raises NetworkError.
     """
+    return assemble(
+        name, lambda shape: shape, weights=weights, num_classes=num_classes, head=head, cut=cut, width=width, device=device,
+        precision=precision, download=download,
+    )  # fmt: skip
+
+
+def assemble(
+    name: str,
+    shaped: Callable[[Preprocessing], Preprocessing],
+    *,
+    weights: str | Path | None,
+    num_classes: int | None,
+    head: str | None,
+    cut: str | None,
+    width: float = 1.0,
+    device: str,
+    precision: str,
+    download: bool,
+) -> Network:
+    """`load`, with the card's preprocessing changed by `shaped` before a head is put on, which looks at blank pixels."""
     if precision not in PRECISIONS:
         raise NetworkError("precision", got=repr(precision), do=nearest(precision, PRECISIONS))
     name = ALIASES.get(name, name)
+    file = weights if weights not in ("default", None) else None
+    state = cards.read_state_dict(file) if file is not None else None
     arguments: dict[str, Any] = {}
     if num_classes is not None:
         arguments["num_classes"] = num_classes
@@ -98,38 +137,43 @@ def load(
             raise NetworkError(
                 f"{name} is fixed by its weights", got=arguments, do="use weights=None to build it anew"
             )
-        file = published_file(name) if name in PUBLISHED else Path(name)
-        if not file.is_file():
-            raise NetworkError(f"there is no packed network {file}", do=nearest(name, names()))
-        card = cards.read_card(file)
-        module, card = _rebuild(file, card, arguments, load_weights=weights == "default")
-        if weights not in ("default", None):
-            _fill(module, weights)
-    elif name.startswith("torchvision/"):
-        module, card = adapt.torchvision_network(
-            name.removeprefix("torchvision/"), weights, arguments, download
-        )
-    elif name.startswith("timm/"):
-        module, card = adapt.timm_network(name.removeprefix("timm/"), weights, arguments, download)
-    elif name in ARCHITECTURES or (":" in name and not os.path.exists(name)):
-        if weights == "default" and name in ARCHITECTURES:
-            raise NetworkError(
-                f"{name} has no published weights", do="give weights=None for random ones, or a file"
-            )
-        module = build(name, arguments)
-        card = Card(name=name, architecture=name, arguments=arguments)
-        if weights not in ("default", None):
-            _fill(module, weights)
+        packed = published_file(name) if name in PUBLISHED else Path(name)
+        if not packed.is_file():
+            raise NetworkError(f"there is no packed network {packed}", do=nearest(name, names()))
+        card = cards.read_card(packed)
+        _refuse_foreign_code(card.architecture)
+        module, card = rebuild(packed, card, arguments, load_weights=weights == "default")
     else:
-        raise NetworkError(
-            f"network {name!r} is not known",
-            do=nearest(name, names())
-            + "; or torchvision/NAME, timm/NAME, a packed file, package.module:function",
-        )
-    if head is not None or cut is not None:
+        if state is not None and name in ("torchvision/googlenet", "torchvision/inception_v3"):
+            arguments["aux_logits"] = any("aux" in n.lower() for n in state)
+        module, card = _anew(name, weights if state is None else None, arguments, download)
+        classes = _classes(module.state_dict(), state) if state is not None and num_classes is None else None
+        if classes is not None and _takes_classes(name):
+            module, card = _anew(name, None, {**arguments, "num_classes": classes}, download)
+    if state is not None:
+        card = _card_of(file, card)
+    shape = shaped(card.preprocessing)
+    if shape != card.preprocessing:  # what was measured was measured with the card's own
+        card = replace(card, preprocessing=shape, measured={})
+    headed = head is not None or cut is not None
+    whole = headed and state is not None and all(n.startswith(("trunk.", "head.")) for n in state)
+    if state is not None and not whole:
+        _fill(module, state, file)
+    if headed:
         from camlucida.networks import heads
 
-        module, card = heads.put(module, card, head or "gap", cut=cut, num_classes=num_classes)
+        try:
+            module, card = heads.put(module, card, head or "gap", cut=cut, num_classes=num_classes)
+        except RuntimeError as error:  # from the module itself, on pixels of the card's size
+            raise NetworkError(
+                f"{name} fails on a blank picture of its card's size, {shape.crop or shape.size}",
+                got=str(error).splitlines()[0],
+                do="a packed file, or --size and --channels, say what it takes",
+            ) from error
+    if state is not None and whole:
+        _fill(module, state, file)
+    if state is not None:
+        card = replace(card, sha256=cards.digest(module.state_dict()))
     module = module.to(device=_device(device), dtype=WHOLE.get(precision, torch.float32)).eval()
     return Network(module, card, precision=precision if precision in AUTOCAST else "32-true")
 
@@ -139,7 +183,12 @@ def wrap(module: nn.Module, *, card: Card | None = None, layer: str | None = Non
     return Network(adapt.inner(module), card or Card(name=type(module).__name__), layer)
 
 
-def _rebuild(file: Path, card: Card, arguments: dict[str, Any], load_weights: bool) -> tuple[nn.Module, Card]:
+def rebuild(
+    file: Path, card: Card, arguments: Mapping[str, Any] | None = None, load_weights: bool = True
+) -> tuple[nn.Module, Card]:
+    """The module of a packed file, built as its card says, with any code that the card names: `load` asks first whether
+    that may run."""
+    arguments = arguments or {}
     recorded = dict(card.arguments)
     head = recorded.pop("head", None)
     module = build(card.architecture, {**recorded, **arguments})
@@ -161,27 +210,122 @@ def _rebuild(file: Path, card: Card, arguments: dict[str, Any], load_weights: bo
     )
 
 
-def _fill(module: nn.Module, file: str | Path) -> None:
-    state = cards.read_state_dict(file)
+def _anew(
+    name: str, weights: str | Path | None, arguments: dict[str, Any], download: bool
+) -> tuple[nn.Module, Card]:
+    """A network that no packed file describes: published or random weights, and the card of its family."""
+    if name.startswith("torchvision/"):
+        return adapt.torchvision_network(name.removeprefix("torchvision/"), weights, arguments, download)
+    if name.startswith("timm/"):
+        return adapt.timm_network(name.removeprefix("timm/"), weights, arguments, download)
+    if name in ARCHITECTURES or (":" in name and not os.path.exists(name)):
+        if weights == "default" and name in ARCHITECTURES:
+            raise NetworkError(
+                f"{name} has no published weights", do="give weights=None for random ones, or a file"
+            )
+        return build(name, arguments), Card(name=name, architecture=name, arguments=arguments)
+    raise NetworkError(
+        f"network {name!r} is not known",
+        do=f"weights need their architecture: --arch NAME --weights {name} (cl.load(NAME, weights={name!r}))"
+        if os.path.isfile(name)
+        else nearest(name, names())
+        + "; or torchvision/NAME, timm/NAME, a packed file, package.module:function",
+    )
+
+
+def _classes(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> int | None:
+    """The number of classes of a state dict that fits but for the size of its last layer (and of auxiliary ones)."""
+    state = _named_as(own, state)
+    if own.keys() != state.keys():
+        return None
+    misfits = [n for n in own if own[n].shape != state[n].shape]
+    pairs = {(len(own[n]), len(state[n])) for n in misfits if own[n].ndim and state[n].ndim}
+    same = all(own[n].shape[1:] == state[n].shape[1:] for n in misfits)
+    return next(iter(pairs))[1] if same and len(pairs) == 1 else None
+
+
+def _takes_classes(name: str) -> bool:
+    if name.startswith(("torchvision/", "timm/")):
+        return True
+    try:
+        return "num_classes" in inspect.signature(_imported(ARCHITECTURES.get(name, name))).parameters
+    except (TypeError, ValueError):
+        return False  # no signature to read
+
+
+def _card_of(file: str | Path | None, card: Card) -> Card:
+    """The card of a network whose weights came from a file: what a packed file says of its own; no figure that other
+    weights were measured with."""
+    own = cards.card_in(file) if file is not None else None
+    if own is not None:
+        return replace(own, architecture=card.architecture, arguments=card.arguments)
+    return replace(card, measured={}, trained_by="", trained_on="", licence="", terms="")
+
+
+def _fill(module: nn.Module, state: Mapping[str, Tensor], file: str | Path | None) -> None:
+    """Puts a state dict into a module. Raises NetworkError that names what is missing, surplus or misshapen."""
     own = module.state_dict()
-    missing, surplus = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-    wrong = [
-        f"{n} {tuple(state[n].shape)} for {tuple(own[n].shape)}"
-        for n in own.keys() & state.keys()
-        if own[n].shape != state[n].shape
-    ]
+    state = _named_as(own, state)
+    missing, surplus = [n for n in own if n not in state], [n for n in state if n not in own]
+    misfits = [n for n in own if n in state and own[n].shape != state[n].shape]
+    wrong = [f"{n} {tuple(state[n].shape)} for {tuple(own[n].shape)}" for n in misfits]
     if missing or surplus or wrong:
         parts = [
             f"{len(g)} {w} ({', '.join(g[:4])}{' …' if len(g) > 4 else ''})"
             for g, w in ((missing, "missing"), (surplus, "surplus"), (wrong, "misshapen"))
             if g
         ]
-        raise NetworkError(
-            f"the weights in {file} do not fit the network",
-            got="; ".join(parts),
-            do="name the architecture and number of classes they were trained with",
-        )
+        classes = _classes(own, state)
+        do = "name the architecture and number of classes they were trained with"
+        if classes is not None:
+            do = f"the weights have {classes} classes, the network {len(own[misfits[0]])}: --num-classes {classes}"
+        elif len(missing) == len(own):
+            do = "no name fits: it is another architecture, or its layers are called otherwise"
+        elif not missing and not wrong:
+            do = "the network's own weights are all there: save the file again without the surplus"
+        raise NetworkError(f"the weights in {file} do not fit the network", got="; ".join(parts), do=do)
     module.load_state_dict(state)
+
+
+def _named_as(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """A state dict with its names as the module has them: first words that all names share (`model.`, `module.model.`,
+    `backbone.` …) are taken off, or the module's own put on, where more names fit then."""
+    tried = [dict(state)]
+    while len({n.partition(".")[0] for n in tried[-1]}) == 1 and all("." in n for n in tried[-1]):
+        tried.append({n.partition(".")[2]: t for n, t in tried[-1].items()})
+    first = {n.partition(".")[0] for n in own}
+    if len(first) == 1:
+        tried += [{f"{word}.{n}": t for n, t in tried[-1].items()} for word in first]
+    return max(tried, key=lambda names: len(own.keys() & names.keys()))
+
+
+def _refuse_foreign_code(architecture: str) -> None:
+    """Raises NetworkError where a packed file names code that its reader has not: a file from elsewhere must not be able
+    to call whatever is installed. Code of one's own, outside Python's library and the installed packages, may run."""
+    if ":" not in architecture or architecture in ARCHITECTURES.values():
+        return
+    paths = sysconfig.get_paths()
+    installed = [paths[k] for k in ("stdlib", "platstdlib", "purelib", "platlib")]
+    installed += [*site.getsitepackages(), site.getusersitepackages()]
+    found = None
+    if not architecture.startswith("timm/"):  # timm/hf-hub:… would fetch it
+        module = architecture.partition(":")[0].partition(".")[0]
+        found = (
+            importlib.util.find_spec(module) if module not in sys.modules else sys.modules[module].__spec__
+        )
+        if found is None and module not in sys.modules:
+            raise NetworkError(
+                f"cannot import {module}, which the packed network needs",
+                do="run where it is importable: PYTHONPATH=FOLDER camlucida …",
+            )
+    places = [found.origin, *(found.submodule_search_locations or ())] if found is not None else []
+    files = [os.path.realpath(place) for place in places if place and os.path.exists(place)]
+    if not files or any(f.startswith(os.path.realpath(p) + os.sep) for f in files for p in installed):
+        raise NetworkError(
+            f"the packed network asks to run {architecture}",
+            got="code that is installed here and not part of camlucida",
+            do=f"if you trust it, name it yourself: --arch {architecture} --weights FILE.safetensors",
+        )
 
 
 def _imported(path: str) -> Callable[..., Any]:
@@ -190,7 +334,9 @@ def _imported(path: str) -> Callable[..., Any]:
         return getattr(importlib.import_module(module), attribute)
     except ModuleNotFoundError as error:
         raise NetworkError(
-            f"cannot import {module}", got=str(error), do="run where the package is importable"
+            f"cannot import {module}",
+            got=str(error),
+            do="run where the package is importable: PYTHONPATH=FOLDER camlucida …",
         ) from error
     except AttributeError as error:
         raise NetworkError(f"{module} has no {attribute!r}", do="give package.module:function") from error
