@@ -4,6 +4,7 @@ receptive field, the layer before pooling, and the linear head where there is on
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from camlucida.taps import Operation, Point, Trace, Value
-from camlucida.values import Grid
+from camlucida.values import Grid, Shown
 
 PASSING = {
     "flatten", "view", "reshape", "squeeze", "squeeze_", "unsqueeze", "contiguous", "dropout", "dropout1d",
@@ -27,8 +28,8 @@ MIXING = {
 POOLS = {"max_pool", "avg_pool", "adaptive_avg_pool", "adaptive_max_pool", "lp_pool"}
 
 
-@dataclass(frozen=True)
-class Layer:
+@dataclass(frozen=True, repr=False)
+class Layer(Shown):
     """One spatial layer, axes in the order of the input's: stride, offset (centre of cell 0) and receptive
     field in view pixels, None where the run does not tell; `reached`: whether the logits depend on it."""
 
@@ -41,6 +42,19 @@ class Layer:
     receptive_field: tuple[float, ...] | None
     reached: bool
     channel_axis: int = 1  # −1: channels last
+
+    def _facts(self) -> Iterable[tuple[str, object]]:
+        yield "name", self.name
+        yield "channels", self.channels
+        yield "cells", _sides(self.size)
+        yield "stride", _sides(self.stride)
+        yield "offset", _sides(self.offset)
+        yield "receptive field", _sides(self.receptive_field)
+        yield "reached by gradients", "yes" if self.reached else "no"
+
+
+def _sides(sides: tuple[float, ...] | None) -> str:
+    return "unknown" if sides is None else " × ".join(f"{side:g}" for side in sides)
 
 
 @dataclass(frozen=True)
