@@ -202,7 +202,7 @@ class TestHeatMaps:
         heat = maps(values).in_source()[0][0].double().numpy()
         steps = np.rint((0.5 + heat / (2 * heat.max())) * 255).astype(int)
         slow = np.rint(
-            0.45 * pixels.astype(float).mean(2, keepdims=True) + 0.55 * render.palette("signed")[steps]
+            0.3 * pixels.astype(float).mean(2, keepdims=True) + 0.7 * render.palette("signed")[steps]
         )
         assert np.abs(seen[: 48 * 4 : 4, : 96 * 4 : 4] - slow).max() <= 3
         bar = seen[-14, :, :]  # from −2, a third of the way in, to 4

@@ -32,6 +32,7 @@ COLOUR_MAPS: dict[str, tuple[str, ...]] = {
     ),
 }
 SCALINGS = ("none", "minmax", "max", "symmetric", "percentile")
+HEAT_OPACITY, SIGNED_OPACITY = 0.55, 0.7
 TRUTH, FOUND = (64, 200, 96), (255, 66, 66)
 
 
@@ -219,10 +220,10 @@ def painted(
     high: float,
     *,
     colours: str | None = None,
-    opacity: float = 0.55,
+    opacity: float | None = None,
 ) -> NDArray[np.uint8]:
     """`(H, W, 3)` picture under a raw `(H, W)` map of the same size, coloured as `shade` does. Under `signed`
-    colours the picture is grey, because its own reds and blues would pass for the map's."""
+    colours the picture is grey and fainter, because its own reds and darks would pass for the map's."""
     if heat.shape != picture.shape[:2]:
         raise UsageError(
             "painted",
@@ -232,6 +233,7 @@ def painted(
     colours = colours or ("signed" if low < 0 else "heat")
     under = picture.astype(np.float64)
     under = under.mean(axis=2, keepdims=True) if colours == "signed" else under
+    opacity = opacity if opacity is not None else SIGNED_OPACITY if colours == "signed" else HEAT_OPACITY
     return np.rint((1 - opacity) * under + opacity * shade(heat, low, high, colours)).astype(np.uint8)
 
 

@@ -67,7 +67,7 @@ def done(packed, tmp_path_factory):
     with redirect_stdout(said):
         code = main(
             ["explain", str(file), "--out", str(folder / "out"), "--network", packed, "--classes", "GUINEA PIG,n03,1",
-             "--methods", "cam,grad-cam,occlusion:patch=32,stride=16", "--json"]
+             "--methods", "cam,grad-cam,occlusion:patch=24,stride=16", "--json"]
         )  # fmt: skip
     assert code == 0
     return file, folder / "out", rows_of(said.getvalue())
@@ -82,7 +82,7 @@ def test_every_cell_holds_what_the_library_gives(done, packed):
     expected = {
         "cam": cl.CAM(),
         "grad-cam": cl.GradCAM(),
-        "occlusion:patch=32,stride=16": cl.Occlusion(patch=32, stride=16),
+        "occlusion:patch=24,stride=16": cl.Occlusion(patch=24, stride=16),
     }
     assert [(r["class_index"], r["method"]) for r in rows] == [(c, m) for c in classes for m in expected]
     with np.load(out / "maps.npz", allow_pickle=False) as stored:
@@ -114,14 +114,14 @@ def test_overlays_show_the_map_in_source_pixels_by_value(done, packed):
         shown = np.asarray(Image.open(out / row["overlay"])).astype(float)
         ys, xs = np.unravel_index([heat.argmax(), heat.argmin()], heat.shape)
         if row["method"] == "cam":
-            under = np.asarray(source).astype(float).mean(2, keepdims=True)
+            part, under = 0.7, np.asarray(source).astype(float).mean(2, keepdims=True)
             steps = 0.5 + heat / (2 * np.abs(heat).max())
             colours = render.palette("signed")[np.rint(steps * 255).astype(int)]
         else:
-            under = np.asarray(source).astype(float)
+            part, under = 0.55, np.asarray(source).astype(float)
             colours = render.palette("heat")[np.rint(heat / (heat.max() or 1) * 255).astype(int)]
         for y, x in zip(ys, xs, strict=True):
-            expected = 0.45 * under[4 * y + 2, 4 * x + 2] + 0.55 * colours[y, x]
+            expected = (1 - part) * under[4 * y + 2, 4 * x + 2] + part * colours[y, x]
             assert np.abs(shown[4 * y + 2, 4 * x + 2] - expected).max() <= 12, (row["method"], y, x)
 
 
@@ -162,13 +162,14 @@ def test_the_page_is_one_file_escaped_and_without_script(done):
     for words in (
         "logit of the given class",
         "guinea pig",
-        "occlusion:patch=32, stride=16",
+        "occlusion:patch=24, stride=16",
         "class 2",
         "n03",
     ):
         assert words in text, words
     for row in rows:
-        for value in row["scale"]:
+        assert (row["scale"] is None) == (row["status"] == "flat")  # Grad-CAM may be 0 everywhere
+        for value in row["scale"] or ():
             assert f"<span>{f'{value:.3g}'.replace('-', '−')}</span>" in text
 
 
@@ -343,7 +344,7 @@ def test_colours_by_value():
         ((1, 2), 64),
         ((0, 0), 128),
     ):  # 4 → end, −2 → a quarter in, 0 → middle
-        np.testing.assert_allclose(pixel(0, -2, 4, y, x), 0.45 * grey + 0.55 * signed[step], atol=0.51)
+        np.testing.assert_allclose(pixel(0, -2, 4, y, x), 0.3 * grey + 0.7 * signed[step], atol=0.51)
     for (y, x), step in (((0, 2), 255), ((1, 0), 64), ((0, 0), 0)):
         np.testing.assert_allclose(pixel(1, 0, 8, y, x), 0.45 * plain + 0.55 * heat[step], atol=0.51)
     np.testing.assert_allclose(pixel(1, 0, 4, 1, 0), 0.45 * plain + 0.55 * heat[128], atol=0.51)
@@ -360,8 +361,11 @@ def test_a_map_with_nothing_to_show_says_its_status():
     np.testing.assert_array_equal(flat[:40], np.repeat(grey[:40, :, None], 3, 2))
     assert (flat[100] != grey[100, :, None]).any()  # the words
     against = explain.overlay(one, cell(np.full((200, 300), -3.0), status="all-negative"), -3.0, 0.0)
+    broken = cell(np.where(np.arange(300) == 7, np.inf, 1.0) * np.ones((200, 1)), status="non-finite")
+    assert explain.Scale().limits([one])(broken) == (0, 0)
+    np.testing.assert_array_equal(explain.overlay(one, broken, 0.0, 0.0)[:40], flat[:40])
     blue = render.palette("signed")[0].astype(float)
-    slow = 0.45 * picture.astype(float).mean(2, keepdims=True) + 0.55 * blue
+    slow = 0.3 * picture.astype(float).mean(2, keepdims=True) + 0.7 * blue
     np.testing.assert_allclose(against, slow, atol=0.51)
 
 

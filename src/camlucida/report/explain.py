@@ -145,9 +145,7 @@ def methods(spec: str, layers: str | None = None) -> tuple[Method, ...]:
     names = list(maps.METHODS) if spec.strip() == "all" else re.split(r",(?![^,:]*=)", spec)
     at = [name.strip() for name in layers.split(",")] if layers else []
     if not all(at):
-        raise UsageError(
-            "--layers", got=repr(layers), allowed="names with commas between: camlucida layers lists them"
-        )
+        raise UsageError("--layers", got=repr(layers), allowed="names with commas between")
     found: list[Method] = []
     for method in (maps.method(name.strip()) for name in names):
         takes = getattr(method, "layer", "none to choose") is None
