@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import camlucida
+from camlucida.cli import VERBS
 
 ROOT = Path(camlucida.__file__).parent
 STREAM = [
@@ -64,13 +65,7 @@ def test_import_is_light():
     )
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["--help"],
-        *([verb, "--help"] for verb in ("localize", "train", "evaluate", "pack", "layers", "networks")),
-    ],
-)
+@pytest.mark.parametrize("arguments", [["--help"], *([verb, "--help"] for verb in VERBS)])
 def test_help_does_not_import_torch(arguments):
     code = (
         "import sys, contextlib, io\nfrom camlucida.cli import main\n"

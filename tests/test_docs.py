@@ -81,6 +81,18 @@ def test_commands_run(page, desk, capsys):
     assert ran == COMMANDS[page]
 
 
+@pytest.mark.parametrize("page", sorted((ROOT / "docs" / "how-to").glob("*.md")), ids=lambda p: p.name)
+def test_how_to_commands_run(page, desk, capsys):
+    ran = 0
+    for block in blocks(page, "console"):
+        for line in block.splitlines():
+            words = shlex.split(line, comments=True)
+            if words[:1] == ["camlucida"] and "--download" not in words:
+                assert main(words[1:]) == 0, line
+                ran += 1
+    assert ran
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
 def test_links_and_named_files_are_there(page):
     text = page.read_text(encoding="utf-8")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from html import escape
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +32,7 @@ COLOUR_MAPS: dict[str, tuple[str, ...]] = {
     ),
 }
 SCALINGS = ("none", "minmax", "max", "symmetric", "percentile")
+HEAT_OPACITY, SIGNED_OPACITY = 0.55, 0.7
 TRUTH, FOUND = (64, 200, 96), (255, 66, 66)
 
 
@@ -168,7 +171,9 @@ def wrapped(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width
 def _bar_colours(low: float, high: float, colours: str) -> NDArray[np.uint8]:
     """Colours `(256, 3)` along a bar from `low` to `high`, as `overlay` paints them: all below zero is the
     coldest."""
-    if colours == "signed" or not low < 0 < high:
+    if colours == "signed":
+        return shade(np.linspace(low, high, 256)[None], low, high, colours)[0]
+    if not low < 0 < high:
         return palette(colours)
     return colourise(np.linspace(low, high, 256)[None] / high, colours)[0]
 
@@ -191,3 +196,94 @@ def png(image: Image.Image | NDArray[np.uint8]) -> bytes:
     stream = io.BytesIO()
     image.save(stream, "PNG", compress_level=3)
     return stream.getvalue()
+
+
+def span(*maps: NDArray) -> tuple[float, float]:
+    """The scale that holds all these maps: from the lowest value, at most 0, to the highest, at least 0."""
+    return min(0.0, *(float(m.min()) for m in maps)), max(0.0, *(float(m.max()) for m in maps))
+
+
+def shade(values: NDArray, low: float, high: float, colours: str | None = None) -> NDArray[np.uint8]:
+    """`(h, w)` raw values → `(h, w, 3)` on the scale from `low` to `high`, values beyond it clipped. `heat`:
+    linear from low to high. `signed`: linear, centred at zero, equally steep on both sides. None: `signed`
+    where the scale reaches below zero, else `heat`."""
+    values = np.clip(np.asarray(values, np.float64), low, high)
+    if (colours or ("signed" if low < 0 else "heat")) == "signed":
+        return colourise(0.5 + values / (2 * (max(-low, high) or 1.0)), "signed")
+    return colourise((values - low) / ((high - low) or 1.0), colours or "heat")
+
+
+def painted(
+    picture: NDArray[np.uint8],
+    heat: NDArray,
+    low: float,
+    high: float,
+    *,
+    colours: str | None = None,
+    opacity: float | None = None,
+) -> NDArray[np.uint8]:
+    """`(H, W, 3)` picture under a raw `(H, W)` map of the same size, coloured as `shade` does. Under `signed`
+    colours the picture is grey and fainter, because its own reds and darks would pass for the map's."""
+    if heat.shape != picture.shape[:2]:
+        raise UsageError(
+            "painted",
+            got=f"a map of {heat.shape} for a picture of {picture.shape[:2]}",
+            allowed="equal sizes",
+        )
+    colours = colours or ("signed" if low < 0 else "heat")
+    under = picture.astype(np.float64)
+    under = under.mean(axis=2, keepdims=True) if colours == "signed" else under
+    opacity = opacity if opacity is not None else SIGNED_OPACITY if colours == "signed" else HEAT_OPACITY
+    return np.rint((1 - opacity) * under + opacity * shade(heat, low, high, colours)).astype(np.uint8)
+
+
+def as_rgb(values: NDArray) -> NDArray[np.uint8]:
+    """`(C, H, W)` values in [0, 1] → `(H, W, 3)`: three channels as red, green and blue, others as the grey of
+    their mean."""
+    if len(values) != 3:
+        values = np.repeat(values.mean(0, keepdims=True), 3, axis=0)
+    return np.rint(np.clip(np.moveaxis(values, 0, -1), 0, 1) * 255).astype(np.uint8)
+
+
+def fitted(picture: Image.Image, longest: int = 224) -> Image.Image:
+    """A picture whose longer side is `longest`: enlarged in whole pixels, or shrunk."""
+    factor = longest / max(picture.size)
+    how = Image.Resampling.NEAREST if factor > 1 else Image.Resampling.LANCZOS
+    return picture.resize(
+        (max(1, round(picture.width * factor)), max(1, round(picture.height * factor))), how
+    )
+
+
+def below(images: Sequence[Image.Image], gap: int = 8) -> Image.Image:
+    """Pictures under one another, left edges aligned, on white."""
+    height = sum(i.height for i in images) + gap * (len(images) - 1)
+    sheet = Image.new("RGB", (max(i.width for i in images), height), "white")
+    y = 0
+    for image in images:
+        sheet.paste(image, (0, y))
+        y += image.height + gap
+    return sheet
+
+
+def html(
+    title: str,
+    facts: Iterable[tuple[str, object]],
+    pictures: Iterable[tuple[str, Image.Image]] = (),
+    more: str = "",
+) -> str:
+    """A value as a notebook shows it: pairs of words, pictures with captions, what is not shown. All words are
+    escaped; colours are left to the page, which may be dark."""
+    cell = "text-align: left; vertical-align: top; padding: 0 1em 0 0"
+    rows = "".join(
+        f'<tr style="background: none"><th style="{cell}; font-weight: normal; opacity: .65">{escape(str(word))}</th>'
+        f'<td style="{cell}; overflow-wrap: anywhere">{escape(str(value))}</td></tr>'
+        for word, value in facts
+    )
+    shown = "".join(
+        f'<figure style="display: inline-block; margin: .5em 1em 0 0; vertical-align: top; max-width: {picture.width}px">'
+        f'<img alt="{escape(words)}" src="data:image/png;base64,{base64.b64encode(png(picture)).decode("ascii")}">'
+        f'<figcaption style="font-size: .85em; opacity: .8">{escape(words)}</figcaption></figure>'
+        for words, picture in pictures
+    )
+    rest = f'<p style="opacity: .65">{escape(more)}</p>' if more else ""
+    return f'<div class="camlucida"><b>{escape(title)}</b><table>{rows}</table>{shown}{rest}</div>'

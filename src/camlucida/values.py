@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -22,10 +22,39 @@ from camlucida import render
 from camlucida.errors import UsageError
 
 Status = Literal["ok", "flat", "all-negative", "no-gradient", "non-finite", "whole-picture"]
+SHOWN = 4  # pictures of a batch that a notebook shows; and of each picture, so many classes:
+SHOWN_CLASSES = 6
+
+
+class Shown:
+    """How a value shows itself: `__repr__` in one line, and in a notebook as a table with small pictures.
+    A value says its facts and, if it has any, its pictures; nothing of a notebook needs to be installed."""
+
+    def _facts(self) -> Iterable[tuple[str, object]]:
+        """Pairs of words."""
+        return ()
+
+    def _pictures(self) -> Iterable[tuple[str, Image.Image]]:
+        """Captions and pictures, a few at most."""
+        return ()
+
+    def _more(self) -> str:
+        """What is not shown, in words."""
+        return ""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{word} {value}' for word, value in self._facts())})"
+
+    def _repr_html_(self) -> str:
+        return render.html(type(self).__name__, self._facts(), self._pictures(), self._more())
+
+    def _repr_png_(self) -> bytes | None:
+        pictures = [picture for _, picture in self._pictures()]
+        return render.png(render.side_by_side(pictures)) if pictures else None
 
 
 @dataclass(frozen=True, order=True)
-class Size:
+class Size(Shown):
     """Height and width in pixels, both ≥ 1."""
 
     height: int
@@ -43,9 +72,15 @@ class Size:
             max(1, math.floor(self.height * scale + 0.5)), max(1, math.floor(self.width * scale + 0.5))
         )
 
+    def __str__(self) -> str:
+        return f"{self.height} × {self.width}"
+
+    def _facts(self) -> Iterable[tuple[str, object]]:
+        return [("height", self.height), ("width", self.width)]
+
 
 @dataclass(frozen=True)
-class Box:
+class Box(Shown):
     """Half-open box in source pixels (the picture after EXIF rotation): x0 ≤ x < x1, y0 ≤ y < y1, floats."""
 
     x0: float
@@ -71,9 +106,16 @@ class Box:
         y0, y1 = (min(max(y, 0.0), size.height) for y in (self.y0, self.y1))
         return Box(x0, y0, x1, y1)
 
+    def __str__(self) -> str:
+        return f"({self.x0:g}, {self.y0:g}) to ({self.x1:g}, {self.y1:g})"
+
+    def _facts(self) -> Iterable[tuple[str, object]]:
+        yield "corners (x, y)", str(self)
+        yield "width × height", f"{self.x1 - self.x0:g} × {self.y1 - self.y0:g} source pixels"
+
 
 @dataclass(frozen=True)
-class ScoredBox:
+class ScoredBox(Shown):
     """A box in source pixels; `score` in [0, 1] is the peak inside it over the map's maximum. `whole` says
     that the map had no component and the box is the whole picture."""
 
@@ -81,9 +123,17 @@ class ScoredBox:
     score: float
     whole: bool = False
 
+    def __str__(self) -> str:
+        return f"{self.box} score {self.score:.3g}" + (" (the whole picture)" if self.whole else "")
+
+    def _facts(self) -> Iterable[tuple[str, object]]:
+        yield from self.box._facts()
+        yield "score", f"{self.score:.4g}"
+        yield "whole picture", "yes: the map had no component" if self.whole else "no"
+
 
 @dataclass(frozen=True)
-class View:
+class View(Shown):
     """What a network is shown of a picture: resize the whole, cut `crop`, mirror if `flip`.
 
     `crop` is `(top, left, height, width)` in resized pixels. `to_view` and `to_source` are exact inverses.
@@ -163,19 +213,32 @@ class View:
         )
         return shown.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if self.flip else shown
 
+    def __str__(self) -> str:
+        top, left, *_ = self.crop
+        cut = "" if self.is_whole else f", cut to {self.size} from row {top}, column {left}"
+        return f"{self.source} → {self.resized}{cut}{', mirrored' if self.flip else ''}"
+
+    def _facts(self) -> Iterable[tuple[str, object]]:
+        yield "source", f"{self.source} pixels"
+        yield "resized", f"{self.resized} pixels"
+        top, left, *_ = self.crop
+        yield "crop", "none" if self.is_whole else f"{self.size} from row {top}, column {left}"
+        yield "mirrored", "yes" if self.flip else "no"
+
 
 def _box_through(move: Any, box: Box) -> Box:
     (ax, ay), (bx, by) = move([(box.x0, box.y0), (box.x1, box.y1)])
     return Box(min(ax, bx), min(ay, by), max(ax, bx), max(ay, by))
 
 
-@dataclass(frozen=True)
-class Batch:
+@dataclass(frozen=True, repr=False)
+class Batch(Shown):
     """`pixels (N, C, *spatial)` as the network wants them; `views`, one per picture (None for 1-D and 3-D
-    input)."""
+    input); `preprocessing`: the card's, where known, so that the pictures can be shown again."""
 
     pixels: Tensor
     views: tuple[View | None, ...]
+    preprocessing: Any = None
 
     def __post_init__(self) -> None:
         if self.pixels.ndim < 3 or len(self.views) != len(self.pixels):
@@ -187,6 +250,36 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.pixels)
+
+    def pictures(self, most: int | None = None) -> tuple[Image.Image, ...]:
+        """What the network is shown, as RGB pictures of the views' sizes; of the first `most` only. Pixels
+        without their preprocessing are spread from the lowest to the highest value of each picture. Raises
+        UsageError for input that is not 2-D."""
+        if self.pixels.ndim != 4:
+            raise UsageError(
+                "Batch.pictures", got=f"pixels {tuple(self.pixels.shape)}", allowed="(N, C, H, W)"
+            )
+        chosen = self.pixels[:most].detach()
+        if self.preprocessing is not None:
+            return tuple(self.preprocessing.picture(one) for one in chosen)
+        arrays = chosen.float().cpu().numpy()
+        return tuple(Image.fromarray(render.as_rgb(_spread(one))) for one in arrays)
+
+    def _facts(self) -> Iterable[tuple[str, object]]:
+        yield "pictures", len(self)
+        yield "pixels", f"{_shape(self.pixels)} {_kind(self.pixels)}"
+        views = list(dict.fromkeys(str(view) for view in self.views if view is not None))
+        if views:
+            yield "views", _few(views)
+
+    def _pictures(self) -> Iterable[tuple[str, Image.Image]]:
+        if self.pixels.ndim == 4:
+            for number, picture in enumerate(self.pictures(SHOWN), 1):
+                yield f"{number}", render.fitted(picture)
+
+    def _more(self) -> str:
+        unknown = "Units unknown: shown from lowest to highest value." if self.preprocessing is None else ""
+        return " ".join(filter(None, [_not_shown(len(self) - SHOWN, "picture"), unknown]))
 
     @classmethod
     def of(cls, batch_or_pixels: Batch | Tensor) -> Batch:
@@ -210,15 +303,18 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Label:
+class Label(Shown):
     """A class: `id` (WordNet id where it has one) and `name` in words."""
 
     id: str
     name: str
 
+    def _facts(self) -> Iterable[tuple[str, object]]:
+        return [("id", self.id), ("name", self.name)]
 
-@dataclass(frozen=True)
-class Prediction:
+
+@dataclass(frozen=True, repr=False)
+class Prediction(Shown):
     """`logits`, `probabilities (N, C)` float32; `classes (N, k)` best first; `labels`: for each picture k
     labels."""
 
@@ -228,9 +324,34 @@ class Prediction:
     labels: tuple[tuple[Label, ...], ...]
     views: tuple[View | None, ...]
 
+    def _facts(self) -> Iterable[tuple[str, object]]:
+        yield "pictures", len(self.logits)
+        yield "classes", self.logits.shape[1]
+        if len(self.classes) and self.classes.shape[1]:
+            yield "best", _few([f"{row[0][0]} {row[0][2]}" for row in self._rows(len(self.classes), 1)])
+
+    def _rows(self, pictures: int, most: int) -> list[list[tuple[str, str, str, str, int]]]:
+        """For each picture its best classes as words: name, id, probability, logit; and the index."""
+        return [
+            [
+                (one.name, one.id, f"{self.probabilities[i, c]:.1%}", f"{self.logits[i, c]:.3g}", c)
+                for one, c in zip(self.labels[i][:most], self.classes[i, :most].tolist(), strict=True)
+            ]
+            for i in range(min(pictures, len(self.classes)))
+        ]
+
+    def _repr_html_(self) -> str:
+        tables = [
+            (f"{picture + 1} · {name}", f"{probability} · logit {logit} · {id} · class {index}")
+            for picture, row in enumerate(self._rows(SHOWN, SHOWN_CLASSES))
+            for name, id, probability, logit, index in row
+        ]
+        facts = list(self._facts())[:2] + tables
+        return render.html("Prediction", facts, (), _not_shown(len(self.logits) - SHOWN, "picture"))
+
 
 @dataclass(frozen=True)
-class Grid:
+class Grid(Shown):
     """Where the cells of a map lie in view pixels, per axis: centre of cell 0, stride, extent (receptive
     field or occluder). `kind` is `features` (cells of a layer) or `places` (positions of an occluder)."""
 
@@ -240,9 +361,16 @@ class Grid:
     extent: tuple[float, ...]
     kind: Literal["features", "places"] = "features"
 
+    def _facts(self) -> Iterable[tuple[str, object]]:
+        yield "cells are", "cells of a layer" if self.kind == "features" else "places of an occluder"
+        yield "view", f"{_sides(self.view)} pixels"
+        yield "centre of cell 0", f"{', '.join(f'{o:g}' for o in self.offset)} (axes as in the view)"
+        yield "stride", f"{_sides(self.stride)} pixels"
+        yield "extent", f"{_sides(self.extent)} pixels"
 
-@dataclass(frozen=True)
-class HeatMaps:
+
+@dataclass(frozen=True, repr=False)
+class HeatMaps(Shown):
     """Raw maps `values (N, K, *grid)` float32, unscaled, signed wherever the formula is, on the device they
     were made on. `classes (N, K)` or None; `scores (N, K)`: the scalar explained; `target`: what was
     explained, in words; `logits (N, C)`: the network's output in the same pass, where it is logits."""
@@ -327,22 +455,30 @@ class HeatMaps:
         return torch.from_numpy(render.scaled(flat, how).reshape(self.values.shape))
 
     def overlay(
-        self, pictures: Sequence[Image.Image], colours: str = "heat"
+        self, pictures: Sequence[Image.Image] | Batch, colours: str = "heat"
     ) -> tuple[tuple[Image.Image, ...], ...]:
-        """For each source picture (PIL, the size its view names) its K maps laid over it, with a colour
-        bar."""
+        """For each picture its K maps laid over it, with a colour bar: `pictures` are the source pictures
+        (PIL, the size its view names), or the batch itself, whose pixels are then shown as the network sees
+        them. `colours`: `heat`, 0 and below the coldest; `signed`, centred at zero."""
+        in_view = isinstance(pictures, Batch)
+        pictures = pictures.pictures() if isinstance(pictures, Batch) else pictures
         if len(pictures) != len(self.values):
             raise UsageError(
                 "overlay", got=f"{len(pictures)} pictures", allowed=f"{len(self.values)}, one each"
             )
         sheets = []
-        for picture, maps, words in zip(pictures, self.in_source(), self.status, strict=True):
+        painted: Iterable[Tensor] = self.in_view() if in_view else self.in_source()
+        for picture, maps, words in zip(pictures, painted, self.status, strict=True):
             rgb = np.asarray(picture.convert("RGB"))
             row = []
             for heat, status in zip(maps.detach().float().cpu().numpy(), words, strict=True):
                 usable = heat if status == "ok" else np.zeros_like(heat)
-                shown = render.overlay(rgb, usable, colours=colours)
-                bar = (min(0.0, float(heat.min())), float(heat.max())) if status == "ok" else None
+                if colours == "signed" and status in ("ok", "all-negative"):
+                    bar = render.span(heat)
+                    shown = render.painted(rgb, heat, *bar, colours=colours)
+                else:
+                    shown = render.overlay(rgb, usable, colours=colours)
+                    bar = (min(0.0, float(heat.min())), float(heat.max())) if status == "ok" else None
                 caption = f"{self.method}: {self.target} ({status})"
                 row.append(render.captioned(shown, caption, bar=bar, colours=colours))
             sheets.append(tuple(row))
@@ -364,15 +500,44 @@ class HeatMaps:
         about["views"] = [view and asdict(view) for view in self.views]
         (folder / "maps.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
 
-    def _repr_png_(self) -> bytes | None:
+    def _facts(self) -> Iterable[tuple[str, object]]:
+        pictures, targets = self.values.shape[:2]
+        yield "pictures", pictures
+        yield "maps each", f"{targets} of {_sides(self.values.shape[2:])} cells"
+        yield "method", self.method + (f" at {self.layer}" if self.layer else "")
+        yield "explained", self.target
+        words = [word for row in self.status for word in row]
+        yield "status", _few([f"{words.count(w)} {w}" for w in dict.fromkeys(words)])
+        if self.seed is not None:
+            yield "seed", self.seed
+
+    def _pictures(self) -> Iterable[tuple[str, Image.Image]]:
+        """The maps on their own, each on its own scale: from 0, or centred at zero where signed."""
         if self.values.ndim != 4:
-            return None
-        height, width = (max(1, round(224 * side / max(self.grid.view))) for side in self.grid.view)
-        shown = [
-            Image.fromarray(render.colourise(m.numpy())).resize((width, height), Image.Resampling.NEAREST)
-            for m in self.scaled("max").flatten(0, 1)[:12]
-        ]
-        return render.png(render.side_by_side(shown))
+            return
+        size = tuple(max(1, round(224 * side / max(self.grid.view))) for side in self.grid.view[::-1])
+        for n, row in enumerate(self.values[:SHOWN, :SHOWN_CLASSES].detach().float().cpu().numpy()):
+            for k, heat in enumerate(row):
+                finite = np.nan_to_num(heat, nan=0.0, posinf=0.0, neginf=0.0)
+                low, high = render.span(finite)
+                what = "" if self.classes is None else f" · class {int(self.classes[n, k])}"
+                words = f"{n + 1}{what} · {float(self.scores[n, k]):.3g} · {self.status[n][k]}"
+                if self.status[n][k] in ("ok", "all-negative"):
+                    words += f" · {low:.3g} … {high:.3g}"
+                picture = Image.fromarray(render.shade(finite, low, high))
+                yield words, picture.resize(size, Image.Resampling.NEAREST)
+
+    def _more(self) -> str:
+        pictures, targets = self.values.shape[:2]
+        return " ".join(
+            filter(
+                None,
+                [
+                    _not_shown(targets - SHOWN_CLASSES, "map", " of each picture"),
+                    _not_shown(pictures - SHOWN, "picture"),
+                ],
+            )
+        )
 
 
 def status_words(maps: Tensor, no_gradient: Tensor | None = None) -> tuple[Status, ...]:
@@ -417,8 +582,8 @@ def _coverage_mean(values: Tensor, grid: Grid) -> Tensor:
     return values
 
 
-@dataclass(frozen=True)
-class Reconstruction:
+@dataclass(frozen=True, repr=False)
+class Reconstruction(Shown):
     """A signed picture `(N, C, *spatial)` from deconvnet or guided backpropagation: no heat map, so nothing
     boxes it."""
 
@@ -427,9 +592,34 @@ class Reconstruction:
     method: str
     target: str
 
+    def picture(self, index: int = 0) -> Image.Image:
+        """One of them as a picture: zero is mid-grey, the largest magnitude black or white. Raises UsageError
+        for input that is not 2-D."""
+        if self.values.ndim != 4:
+            got = f"values {tuple(self.values.shape)}"
+            raise UsageError("Reconstruction.picture", got=got, allowed="(N, C, H, W)")
+        values = self.values[index].detach().float().cpu().numpy()
+        values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
+        return Image.fromarray(render.as_rgb(0.5 + values / (2 * (np.abs(values).max() or 1.0))))
 
-@dataclass(frozen=True)
-class Localization:
+    def _facts(self) -> Iterable[tuple[str, object]]:
+        yield "pictures", len(self.values)
+        yield "values", _shape(self.values)
+        yield "method", self.method
+        yield "explained", self.target
+
+    def _pictures(self) -> Iterable[tuple[str, Image.Image]]:
+        if self.values.ndim == 4:
+            for i in range(min(SHOWN, len(self.values))):
+                most = float(self.values[i].abs().max())
+                yield f"{i + 1} · ± {most:.3g}", render.fitted(self.picture(i))
+
+    def _more(self) -> str:
+        return _not_shown(len(self.values) - SHOWN, "picture")
+
+
+@dataclass(frozen=True, repr=False)
+class Localization(Shown):
     """One class of one picture: where it is and how sure. `rank` counts from 1; `layer` is where the map was
     taken."""
 
@@ -446,3 +636,43 @@ class Localization:
     box_rule: str
     threshold: float | None
     layer: str | None = None
+
+    def _facts(self) -> Iterable[tuple[str, object]]:
+        yield "path", self.path
+        yield "rank", self.rank
+        yield "class", f"{self.class_name} ({self.class_id}, {self.class_index})"
+        yield "probability", f"{self.probability:.1%}"
+        yield "logit", f"{self.logit:.4g}"
+        yield "boxes", _few([str(box) for box in self.boxes]) or "none"
+        yield "status", self.status
+        yield "map", self.map_method + (f" at {self.layer}" if self.layer else "")
+        yield "rule", self.box_rule
+
+
+def _spread(values: NDArray) -> NDArray:
+    """Finite values of a picture from its lowest, 0, to its highest, 1."""
+    values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
+    low, high = values.min(), values.max()
+    return (values - low) / ((high - low) or 1.0)
+
+
+def _sides(sides: Iterable[float]) -> str:
+    return " × ".join(f"{side:g}" for side in sides)
+
+
+def _shape(tensor: Tensor) -> str:
+    return _sides(tensor.shape)
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} on {tensor.device}"
+
+
+def _few(words: Sequence[str]) -> str:
+    """The first few of a list, and how many more."""
+    more = len(words) - SHOWN
+    return ", ".join(words[:SHOWN]) + (f", and {more} more" if more > 0 else "")
+
+
+def _not_shown(more: int, what: str, of: str = "") -> str:
+    return f"And {more} more {what}{'s' if more > 1 else ''}{of}." if more > 0 else ""

@@ -20,12 +20,14 @@ from camlucida.errors import (
 
 VERBS: dict[str, str] = {
     "localize": "photographs → classes, maps, boxes: a result folder and a page",
+    "explain": "maps of one picture side by side: classes × methods and layers, as page and picture",
     "evaluate": "how good: top-1, top-5 and ground-truth-known localization on labelled pictures",
     "train": "a network by a recipe, resumable",
     "pack": "your own weights and their card → one safetensors file",
     "layers": "a network's layers: size, stride, receptive field, gradient, thumbnails",
     "networks": "the names that --network and --arch know, and their cards",
 }
+RESUMABLE = ("localize", "train")
 DONE, FAULT, USAGE, REJECTED, INTERRUPTED = 0, 1, 2, 3, 130
 
 HELP = f"""camlucida {__version__}: what a convolutional network sees in a picture, and where.
@@ -66,7 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"camlucida {verb}: {error}", file=sys.stderr)
         return USAGE if isinstance(error, (NetworkError, TargetError, LayerError)) else FAULT
     except KeyboardInterrupt:
-        print(f"\ncamlucida {verb}: interrupted; the same command with --resume goes on", file=sys.stderr)
+        goes_on = "; the same command with --resume goes on" if verb in RESUMABLE else ""
+        print(f"\ncamlucida {verb}: interrupted{goes_on}", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -89,3 +89,13 @@ class Preprocessing:
         mean = torch.tensor(self.mean, device=pixels.device).view(-1, 1, 1)
         std = torch.tensor(self.std, device=pixels.device).view(-1, 1, 1)
         return (pixels.float() * (self.scale / 255) - mean) / std
+
+    def picture(self, pixels: Tensor) -> Image.Image:
+        """The RGB picture that normalised pixels `(C, H, W)` show: `normalise` undone, rounded to 8 bits."""
+        mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (self.mean, self.std))
+        raw = (pixels.detach().float().cpu() * std + mean) * (255 / self.scale)
+        array = raw.round().clamp(0, 255).to(torch.uint8).numpy()
+        array = np.repeat(array, 3, axis=0) if self.channels == "L" else array
+        return Image.fromarray(
+            np.ascontiguousarray(np.moveaxis(array[::-1] if self.channels == "BGR" else array, 0, -1))
+        )

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from camlucida.errors import NetworkError
 from camlucida.images.views import Preprocessing
-from camlucida.values import Label
+from camlucida.values import Label, Shown
 
 SCHEMA = 1
 
@@ -32,8 +32,8 @@ class Tuned:
     chosen_on: str = ""
 
 
-@dataclass(frozen=True)
-class Card:
+@dataclass(frozen=True, repr=False)
+class Card(Shown):
     """All that must be known to use weights as they were trained. `architecture` and `arguments` rebuild the
     module."""
 
@@ -54,6 +54,36 @@ class Card:
     def label(self, index: int) -> Label:
         """The label of a class; a class without one is called by its number."""
         return self.labels[index] if index < len(self.labels) else Label(str(index), f"class {index}")
+
+    def __repr__(self) -> str:
+        trained = f", trained on {self.trained_on}" if self.trained_on else ""
+        return f"Card({self.name}, {len(self.labels)} named classes{trained})"
+
+    def _facts(self) -> Iterable[tuple[str, object]]:
+        yield "name", self.name
+        yield from self._about()
+
+    def _about(self) -> Iterable[tuple[str, object]]:
+        """The facts that are known, without the name."""
+        shape, few = self.preprocessing, ", ".join(label.name.split(",")[0] for label in self.labels[:3])
+        side = (
+            f"shorter side {shape.size}"
+            if shape.resize == "short"
+            else f"squashed to {shape.size} × {shape.size}"
+        )
+        cut = f", centre crop {shape.crop}" if shape.crop else ""
+        tuned = self.localization
+        known = {
+            "architecture": " ".join([self.architecture, *(f"{k}={v}" for k, v in self.arguments.items())]),
+            "classes": f"{len(self.labels)}: {few}{' …' if len(self.labels) > 3 else ''}" if self.labels else "not named",
+            "input": f"{side}{cut}, {shape.interpolation}, {shape.channels}",
+            "probabilities by": self.activation,
+            "localizes by": f"{tuned.method}, {tuned.boxes}, views {tuned.views}",
+            "trained on": self.trained_on,
+            "licence": self.licence,
+            "sha256": self.sha256[:12],
+        }  # fmt: skip
+        return [(word, value) for word, value in known.items() if value.strip()]
 
     def to_json(self) -> str:
         return json.dumps({"schema": SCHEMA, **asdict(self)}, ensure_ascii=False, sort_keys=True)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import difflib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,3 +66,41 @@ def _from_json(given: Any, file: Path) -> list[Label]:
     if not all(isinstance(p, list) and len(p) == 2 and all(isinstance(w, str) for w in p) for p in pairs):
         raise UsageError(f"labels in {file}", got=type(given).__name__, allowed=allowed)
     return [Label(*pair) for pair in pairs]
+
+
+def find_class(text: str, labels: Sequence[Label]) -> int:
+    """The index of a class by its number, its id, or its name, upper and lower case alike; of a name with
+    several words for one thing (`guinea pig, Cavia cobaya`) any of them will do. Raises UsageError for none
+    or more than one, with the nearest names."""
+    asked = text.strip().casefold()
+    if asked.isdecimal():
+        return int(asked)
+    found = [i for i, label in enumerate(labels) if asked in _called(label)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise UsageError(
+            f"class {text!r}",
+            got=f"{len(found)} classes of that name",
+            do=f"say which: {_listed(found, labels)}",
+        )
+    words = {word: i for i, label in enumerate(labels) for word in _called(label)}
+    close = [i for word, i in words.items() if asked and asked in word]
+    close += [words[word] for word in difflib.get_close_matches(asked, words, n=5, cutoff=0.5)]
+    raise UsageError(
+        f"class {text!r}",
+        got="no such name, id or number" if labels else "a name, but this network's classes have none",
+        do=f"near it: {_listed(list(dict.fromkeys(close)), labels)}" if close else
+           "numbers, ids and names will do: camlucida networks NAME lists them" if labels else "give its number, or --labels FILE",
+    )  # fmt: skip
+
+
+def _called(label: Label) -> set[str]:
+    words = [label.id, label.name, *label.name.split(",")]
+    return {word.strip().casefold() for word in words if word.strip()}
+
+
+def _listed(classes: Sequence[int], labels: Sequence[Label], most: int = 5) -> str:
+    """`crane (n02012849), crane (n03126707)`."""
+    words = [f"{labels[i].name.split(',')[0]} ({labels[i].id})" for i in classes[:most]]
+    return ", ".join(words) + (" …" if len(classes) > most else "")

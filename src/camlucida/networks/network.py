@@ -19,7 +19,7 @@ from camlucida.networks import structure
 from camlucida.networks.cards import Card
 from camlucida.networks.structure import Layer, Structure
 from camlucida.taps import Point, Run
-from camlucida.values import Batch, Prediction, Size
+from camlucida.values import Batch, Prediction, Shown, Size
 
 AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 KEPT_SHAPES = 32  # structures of the latest input shapes
@@ -32,8 +32,8 @@ WHOLE = {
 PRECISIONS = (*WHOLE, *AUTOCAST)
 
 
-@dataclass(frozen=True, eq=False)
-class Network:
+@dataclass(frozen=True, eq=False, repr=False)
+class Network(Shown):
     """`net(pixels (N, C, *spatial)) → logits (N, C)`. `layer`: where Grad-CAM looks, instead of the layer
     found by itself."""
 
@@ -52,6 +52,21 @@ class Network:
         return next(
             (t.device for t in [*self.module.parameters(), *self.module.buffers()]), torch.device("cpu")
         )
+
+    def __repr__(self) -> str:
+        weights = sum(p.numel() for p in self.module.parameters())
+        return f"Network({self.card.name}: {type(self.module).__name__}, {weights:,} weights, {len(self.card.labels)} named classes, {self.precision} on {self.device})"
+
+    def _facts(self) -> Iterable[tuple[str, object]]:
+        yield "name", self.card.name
+        weights = sum(p.numel() for p in self.module.parameters())
+        yield (
+            "module",
+            f"{type(self.module).__name__}, {weights:,} weights, {self.precision} on {self.device}",
+        )
+        if self.layer:
+            yield "Grad-CAM at", self.layer
+        yield from self.card._about()
 
     def __call__(self, batch_or_pixels: Batch | Tensor) -> Tensor:
         """Logits `(N, C)` float32; the module comes back as it was."""
@@ -106,7 +121,7 @@ class Network:
                 got=got or "no picture",
                 do="preprocess pictures of other shapes apart",
             )
-        return Batch(shape.normalise(torch.stack(pixels)).to(self.device), tuple(views))
+        return Batch(shape.normalise(torch.stack(pixels)).to(self.device), tuple(views), shape)
 
     def structure(self, pixels: Tensor) -> Structure:
         """Layers and head, from one run on the first picture; kept per shape while no weight changes."""

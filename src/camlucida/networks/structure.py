@@ -4,6 +4,7 @@ with stride and receptive field, the layer before pooling, and the linear head w
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from camlucida.taps import Operation, Point, Trace, Value
-from camlucida.values import Grid
+from camlucida.values import Grid, Shown
 
 PASSING = {
     "flatten", "view", "reshape", "squeeze", "squeeze_", "unsqueeze", "contiguous", "dropout", "dropout1d",
@@ -30,8 +31,8 @@ CHOOSING = {"__getitem__", "select", "narrow", "index_select", "unbind", "split"
 JOINING = ("cat", "concat", "concatenate")
 
 
-@dataclass(frozen=True)
-class Layer:
+@dataclass(frozen=True, repr=False)
+class Layer(Shown):
     """One spatial layer, axes in the order of the input's: stride, offset (centre of cell 0) and receptive
     field in view pixels, None where the run does not tell; `reached`: whether the logits depend on its cells.
 
@@ -57,6 +58,15 @@ class Layer:
         tokens = tensor[:, self.prefix : self.prefix + math.prod(self.size)]
         return tokens.movedim(-1, 1).unflatten(2, self.size)
 
+    def _facts(self) -> Iterable[tuple[str, object]]:
+        yield "name", self.name
+        yield "channels", self.channels
+        yield "cells", _sides(self.size)
+        yield "stride", _sides(self.stride)
+        yield "offset", _sides(self.offset)
+        yield "receptive field", _sides(self.receptive_field)
+        yield "reached by gradients", "yes" if self.reached else "no"
+
 
 @dataclass(frozen=True)
 class Tokens:
@@ -76,6 +86,10 @@ class Tokens:
     def bare(self) -> bool:
         """Nothing but the cells."""
         return self.total == math.prod(self.size)
+
+
+def _sides(sides: tuple[float, ...] | None) -> str:
+    return "unknown" if sides is None else " × ".join(f"{side:g}" for side in sides)
 
 
 @dataclass(frozen=True)
