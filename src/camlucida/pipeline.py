@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from camlucida.images.read import read_picture
 from camlucida.images.sources import Source
 from camlucida.maps.cam import CAM
 from camlucida.maps.catalogue import Method, for_network
-from camlucida.maps.merge import Views, merge
+from camlucida.maps.merge import Views, merge, of_classes
 from camlucida.networks.network import Network
 from camlucida.targets import Bound, ClassTarget, Output, Target
 from camlucida.values import Batch, Box, HeatMaps, Localization, Size, View, status_words
@@ -99,7 +99,7 @@ def plan(
     )
     boxes = tuned.boxes if isinstance(boxes, str) and boxes == "auto" else boxes
     views = tuned.views if isinstance(views, str) and views == "auto" else views
-    return Plan(net, chosen, rule(boxes) if isinstance(boxes, str) else boxes, Views.of(views), top)
+    return Plan(net, chosen, rule(boxes) if isinstance(boxes, str) else boxes, Views.parse(views), top)
 
 
 def localize(
@@ -215,7 +215,7 @@ def _read(chosen: Plan, source: Source | Any) -> _Read | Rejected:
     except InputError as error:
         return Rejected(named, str(error))
     size = Size(picture.height, picture.width)
-    views = tuple(shape.view(size, "whole", zoom, flip) for zoom, flip in chosen.views.each)
+    views = chosen.views.of(size, shape)
     pixels = tuple(shape.pixels(picture, view) for view in views)
     return _Read(named, size, picture if size.height * size.width <= KEPT_PIXELS else None, pixels, views)
 
@@ -228,7 +228,7 @@ def _map(chosen: Plan, pictures: Sequence[_Read], wanted: Sequence[int] | None) 
             net.card.preprocessing.normalise(torch.stack([p.pixels[v] for p in pictures])).to(net.device),
             tuple(p.views[v] for p in pictures),
         )
-        for v in range(len(chosen.views.each))
+        for v in range(chosen.views.count)
     ]
     method = chosen.method or for_network(net, batches[0])
     many = len(batches) > 1
@@ -247,7 +247,7 @@ def _map(chosen: Plan, pictures: Sequence[_Read], wanted: Sequence[int] | None) 
         else:
             probabilities, logits = agreed([net(b) for b in batches])
         classes = ClassTarget.top(min(chosen.top, logits.shape[1])).classes(probabilities)
-        made = [_of_classes(one, classes) for one in made]
+        made = [of_classes(one, classes) for one in made]
         target = ClassTarget(classes)
     made = made or [method(net, b, target) for b in batches]
     if logits is None or probabilities is None:
@@ -261,15 +261,15 @@ def _map(chosen: Plan, pictures: Sequence[_Read], wanted: Sequence[int] | None) 
         )
     first = made[0]
     assert first.classes is not None
-    for_rule = merge(made, MAX_SIDE)
+    for_rule = merge(made, MAX_SIDE, chosen.views.how)
     for_sweep = (
         for_rule
         if max(p.size.height for p in pictures) <= SWEEP_SIDE
         and max(p.size.width for p in pictures) <= SWEEP_SIDE
-        else merge(made, SWEEP_SIDE)
+        else merge(made, SWEEP_SIDE, chosen.views.how)
     )
     plain = not many and first.grid.kind == "features"
-    grids = list(first.values) if plain else list(merge(made, GRID_SIDE))
+    grids = list(first.values) if plain else list(merge(made, GRID_SIDE, chosen.views.how))
     status = [status_words(one) for one in for_rule] if many else first.status
     rows = zip(probabilities, logits, first.classes, status, grids, for_rule, for_sweep, strict=True)
     name = specs.describe(method, maps.METHODS)
@@ -328,14 +328,6 @@ def _found(
         swept,
         truth,
         mapped.probabilities,
-    )
-
-
-def _of_classes(every: HeatMaps, classes: Tensor) -> HeatMaps:
-    """Of maps of all classes, those of `classes (N, K)`."""
-    rows = torch.arange(len(classes), device=classes.device)[:, None]
-    return replace(
-        every, values=every.values[rows, classes], classes=classes, scores=every.scores[rows, classes]
     )
 
 

@@ -425,29 +425,41 @@ class HeatMaps(Shown):
         if self.grid.kind == "places":
             values = _coverage_mean(self.values, self.grid)
             cells = values.shape[2:]
-        return tuple(self._one_in_source(values[i], cells, view, limit) for i, view in enumerate(self.views))
+        return tuple(self._one_in_source(values[i], cells, i, limit) for i in range(len(self.views)))
 
-    def _one_in_source(
-        self, values: Tensor, cells: Sequence[int], view: View | None, limit: int | None
-    ) -> Tensor:
-        if view is None or len(cells) != 2:
+    def looked(self, picture: int, limit: int | None = None) -> Tensor:
+        """Which pixels of a source picture its view shows: bool `(H, W)`, the frame of `in_source(limit)`."""
+        _, view, x, y = self._frame(picture, limit)
+        seen = np.outer((y > 0) & (y < view.size.height), (x > 0) & (x < view.size.width))
+        return torch.from_numpy(seen).to(self.values.device)
+
+    def _frame(
+        self, picture: int, limit: int | None
+    ) -> tuple[Size, View, NDArray[np.float64], NDArray[np.float64]]:
+        """Size of the frame of `in_source(limit)`, the view, and where in the view its columns and rows lie."""
+        view = self.views[picture]
+        if view is None or len(self.grid.view) != 2:
             raise UsageError(
-                "in_source", got=f"maps over {len(cells)} axes", allowed="2-D pictures", do="use .in_view()"
+                "in_source",
+                got=f"maps over {len(self.grid.view)} axes",
+                allowed="2-D pictures",
+                do="use .in_view()",
             )
-        height, width = view.source.height, view.source.width
-        if limit is not None and max(height, width) > limit:
-            factor = limit / max(height, width)
-            height, width = max(1, round(height * factor)), max(1, round(width * factor))
-        xs = (np.arange(width) + 0.5) * (view.source.width / width)
-        ys = (np.arange(height) + 0.5) * (view.source.height / height)
+        size = view.source
+        if limit is not None and max(size.height, size.width) > limit:
+            factor = limit / max(size.height, size.width)
+            size = Size(max(1, round(size.height * factor)), max(1, round(size.width * factor)))
+        xs = (np.arange(size.width) + 0.5) * (view.source.width / size.width)
+        ys = (np.arange(size.height) + 0.5) * (view.source.height / size.height)
         x = view.to_view(np.stack([xs, np.zeros_like(xs)], -1))[:, 0]
         y = view.to_view(np.stack([np.zeros_like(ys), ys], -1))[:, 1]
+        return size, view, x, y
+
+    def _one_in_source(self, values: Tensor, cells: Sequence[int], picture: int, limit: int | None) -> Tensor:
+        _, view, x, y = self._frame(picture, limit)
         out = _sample(values, 1, y * (cells[0] / view.size.height) - 0.5)
         out = _sample(out, 2, x * (cells[1] / view.size.width) - 0.5)
-        if not view.is_whole:
-            seen = np.outer((y > 0) & (y < view.size.height), (x > 0) & (x < view.size.width))
-            out = out * torch.from_numpy(seen).to(out)
-        return out
+        return out if view.is_whole else out * self.looked(picture, limit).to(out)
 
     def scaled(self, how: str = "minmax") -> Tensor:
         """Values scaled map by map for display: see `render.scaled`. Raw values stay in `values`."""

@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from camlucida.errors import UsageError
+from camlucida.images.views import Preprocessing
 from camlucida.maps.merge import Views, merge
 from camlucida.values import Grid, HeatMaps, Size, View
 
@@ -78,17 +79,22 @@ def test_views_of_other_pictures_do_not_merge():
     ],
 )
 def test_words_for_views(spec, zooms, flip, back):
-    found = Views.of(spec)
+    found = Views.parse(spec)
     assert (found.zooms, found.flip, str(found)) == (zooms, flip, back)
-    assert Views.of(str(found)) == found
-    expected = [(z, f) for z in zooms for f in ([False, True] if flip else [False])]
-    assert list(found.each) == expected
+    assert Views.parse(str(found)) == found
+    shape = Preprocessing(size=22)
+    expected = [
+        shape.view(SOURCE, "whole", z, f) for z in zooms for f in ([False, True] if flip else [False])
+    ]
+    assert list(found.of(SOURCE, shape)) == expected
+    assert found.count == len(expected)
+    assert found.how == "mean"
 
 
-@pytest.mark.parametrize("spec", ["flop", "0", "11", "1+nan", "-1", "flip+x"])
+@pytest.mark.parametrize("spec", ["flop", "0", "11", "1+nan", "-1", "flip+x", "ten-crop+flip", "crops+0.5"])
 def test_words_that_are_no_views(spec):
     with pytest.raises(UsageError, match="views; got"):
-        Views.of(spec)
+        Views.parse(spec)
 
 
 def test_no_zoom_at_all():
@@ -100,3 +106,66 @@ def test_the_mean_keeps_the_sign():
     view = View.whole(SOURCE)
     found = merge([heat(torch.full((1, 1, 2, 2), -3.0), view), heat(torch.full((1, 1, 2, 2), 1.0), view)])
     np.testing.assert_allclose(found[0], -1.0)
+
+
+@pytest.mark.parametrize("spec", ["ten-crop", "Crops"])
+def test_ten_crops_as_released(spec):
+    """256 squashed, 224 cut: the offsets are 0, 16 and 32."""
+    views = Views.parse(spec)
+    found = views.of(SOURCE, Preprocessing(size=256, crop=224))
+    corners = [(0, 0), (0, 32), (32, 0), (32, 32), (16, 16)]
+    assert [(v.crop, v.flip) for v in found] == [
+        ((t, s, 224, 224), f) for f in (False, True) for t, s in corners
+    ]
+    assert {(v.source, v.resized) for v in found} == {(SOURCE, Size(256, 256))}
+    assert views.count == 10
+    assert str(views) == spec.lower()
+    assert Views.parse(str(views)) == views
+
+
+def test_ten_crops_keep_the_ratio_around_another_side():
+    found = Views.parse("crops").of(SOURCE, Preprocessing(size=96))
+    assert found[3] == View(SOURCE, Size(110, 110), (14, 14, 96, 96))
+    assert Views.parse("crops").of(SOURCE, Preprocessing(size=16, minimum=64))[0].size == Size(64, 64)
+
+
+def pasted(crops: list[tuple[torch.Tensor, View]]) -> tuple[np.ndarray, np.ndarray]:
+    """Sum of absolute values, and mean over the crops that cover a pixel, on the canvas, pixel by pixel."""
+    side = crops[0][1].resized.height
+    absolute, total, count = (np.zeros((side, side)) for _ in range(3))
+    for grid, view in crops:
+        top, left, height, width = view.crop
+        up = F.interpolate(grid[None, None].double(), (height, width), mode="bilinear", align_corners=False)[
+            0, 0
+        ]
+        up = up.flip(1) if view.flip else up
+        for y in range(height):
+            for x in range(width):
+                value = float(up[y, x])
+                absolute[top + y, left + x] += abs(value)
+                total[top + y, left + x] += value
+                count[top + y, left + x] += 1
+    return absolute, total / count
+
+
+def test_ten_crops_are_pasted_where_they_were_cut():
+    source = Size(32, 32)
+    views = Views.parse("ten-crop").of(source, Preprocessing(size=28))
+    grids = [random(4, 5, seed=i) for i in range(10)]
+    absolute, mean = pasted(list(zip(grids, views, strict=True)))
+    maps = [heat(g[None, None], v) for g, v in zip(grids, views, strict=True)]
+    np.testing.assert_allclose(merge(maps, how="absolute")[0][0], absolute, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(merge(maps)[0][0], mean, rtol=1e-4, atol=1e-5)
+    assert absolute.argmax() != np.abs(mean).argmax()
+
+
+def test_crops_of_a_picture_that_is_no_square_lie_in_its_own_pixels():
+    source = Size(30, 60)
+    views = Views.parse("crops").of(source, Preprocessing(size=28))
+    maps = [heat(torch.full((1, 1, 2, 2), float(i)), v) for i, v in enumerate(views)]
+    found = merge(maps)[0][0]
+    assert found.shape == (30, 60)
+    # the corner pixel is in the crop of that corner and its mirror alone; the centre is in all
+    corners = [found[0, 0], found[0, -1], found[-1, 0], found[-1, -1]]
+    np.testing.assert_allclose(corners, [(0 + 5) / 2, (1 + 6) / 2, (2 + 7) / 2, (3 + 8) / 2], atol=1e-5)
+    np.testing.assert_allclose(found[15, 30], np.mean(range(10)), atol=1e-5)
