@@ -41,6 +41,8 @@ class Options:
     """Pictures a forward pass."""
     workers: int = 2
     """Threads that read pictures."""
+    max_pixels: int = 89_478_485
+    """As in camlucida localize."""
     device: str = "auto"
     """cpu, cuda, cuda:1 …; auto."""
     precision: Literal["32-true", "64-true", "bf16-true", "bf16-mixed", "16-true", "16-mixed"] = "32-true"
@@ -71,6 +73,10 @@ def run(options: Options, command: Sequence[str]) -> int:
         raise UsageError(
             "--tune", got=f"--split {options.split}", allowed="--split tuning: what is chosen is chosen there"
         )
+    if options.out:
+        from camlucida import report as reports
+
+        reports.writable(options.out)
     net = choices.network(options)
     if options.size is not None:
         net = replace(
@@ -82,7 +88,9 @@ def run(options: Options, command: Sequence[str]) -> int:
             raise UsageError("--limit", got=options.limit, allowed="≥ 1")
         data = replace(data, examples=data.examples[:: len(data) // options.limit][: options.limit])
     plan = pipeline.plan(net, top=1, method=options.method, boxes=options.boxes, views=options.views)
-    plan = replace(plan, rule=choices.at_threshold(plan.rule, options.threshold))
+    plan = replace(
+        plan, rule=choices.at_threshold(plan.rule, options.threshold), max_pixels=options.max_pixels
+    )
     fraction = plan.rule if isinstance(plan.rule, FractionOfMax) else None
     if options.tune and fraction is None:
         raise UsageError(
@@ -109,16 +117,15 @@ def run(options: Options, command: Sequence[str]) -> int:
         shape = replace(card.preprocessing, size=net.card.preprocessing.size)
         cards.rewrite_card(options.tune, replace(card, localization=tuned, preprocessing=shape))
         report["tuned"] = {"file": options.tune, "boxes": tuned.boxes, "views": tuned.views}
+    print(json.dumps(report)) if options.json else _show(report)
     if options.out:
         folder = Path(options.out)
-        folder.mkdir(parents=True, exist_ok=True)
         (folder / "evaluation.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
         curve = report.get("curve", {"threshold": [], "gt_known": []})
         rows = [f"{t:g},{a:g}" for t, a in zip(curve["threshold"], curve["gt_known"], strict=True)]
         (folder / "curve.csv").write_text(
             "\n".join(["threshold,gt_known_percent", *rows]) + "\n", encoding="utf-8"
         )
-    print(json.dumps(report)) if options.json else _show(report)
     return 3 if measured.rejected else 0
 
 
