@@ -32,7 +32,9 @@ RGB = tuple[int, int, int]
 _QUIET = threading.Lock()  # warning filters belong to the process, and pictures are read by many threads
 
 Image.init()  # the decoders of FORMATS; Pillow itself knows fewer until a first picture fails
-logging.getLogger("PIL").addHandler(logging.NullHandler())  # what it says of a broken file is that file's reason
+logging.getLogger("PIL").addHandler(
+    logging.NullHandler()
+)  # what it says of a broken file is that file's reason
 
 
 def _quiet_libtiff() -> None:

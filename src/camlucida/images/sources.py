@@ -56,8 +56,9 @@ class Source:
             raise InputError(f"cannot read: {error.strerror or error}") from error
         except (zipfile.BadZipFile, tarfile.TarError, RuntimeError, KeyError, EOFError) as error:
             raise InputError(f"broken archive member: {error}") from error
-        except Exception as error:  # zlib, lzma and bz2 raise their own kinds
-            raise InputError(f"broken archive member: {type(error).__name__}: {error}") from error
+        except Exception as error:  # zlib, lzma and bz2 raise their own kinds; some names no disk can hold
+            what = "cannot read" if self.member is None else "broken archive member"
+            raise InputError(f"{what}: {type(error).__name__}: {error}") from error
 
 
 def _kind(mode: int) -> str:

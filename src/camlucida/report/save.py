@@ -252,7 +252,9 @@ class ResultFolder:
         except _Refused as error:
             parts = len(self._pictures)
             safe = f"{sum(self._pictures.values())} pictures in {parts} finished part{'s' * (parts != 1)} are safe"
-            raise CamlucidaError(error.asked, got=error.got, do=f"{safe}; mend that and --resume goes on") from error
+            raise CamlucidaError(
+                error.asked, got=error.got, do=f"{safe}; mend that and --resume goes on"
+            ) from error
 
     def _notes_file(self, index: int) -> Path:
         return self.folder / ".work" / f"part-{index:05d}.json"
@@ -629,7 +631,7 @@ def _dumps(value: Any, indent: int | None = None) -> str:
 
 def _text(text: str) -> str:
     """File names need not be UTF-8, tables must be."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return re.sub("[\ud800-\udfff]", "\ufffd", text)
 
 
 def _cleaned(entry: dict[str, Any]) -> dict[str, Any]:
