@@ -2,6 +2,7 @@
 
 import io
 import json
+import resource
 import struct
 import warnings
 import zlib
@@ -150,3 +151,16 @@ def test_metadata_that_warns_is_read_in_silence(capfd):
     with pytest.raises(InputError):
         read_picture(stream.getvalue().replace(b"\x78\x9c", b"\x00\x00", 1))
     assert capfd.readouterr().err == ""
+
+
+def test_a_gif_that_clears_a_huge_frame_takes_no_memory():
+    """Pillow makes room for the cleared frame as soon as it opens the file."""
+    data = bytearray(fuzz.sound()["GIF animated"][1])
+    at = data.index(b"\x21\xf9\x04")
+    data[at + 3] = 2 << 2  # cleared after it was shown
+    frame = data.index(b"\x2c", at + 8)
+    data[frame + 5 : frame + 9] = b"\xff\xff\xff\xff"
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(InputError, match="^decompression bomb: far too many pixels in .*raise --max-pixels"):
+        read_picture(bytes(data))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # kB; 4 GB it would be

@@ -88,21 +88,19 @@ def decode(data: bytes, background: RGB = MEAN_COLOUR, max_pixels: int = MAX_PIX
     if not data:
         raise InputError("empty file")
     try:
-        with _undisturbed():
+        with _undisturbed(max_pixels):
             picture = Image.open(io.BytesIO(data), formats=FORMATS)
             if picture.format != "PNG":  # there it lies behind the pixels
                 picture.getexif().get(0x0112)  # parsed here, where odd metadata may warn
             several = picture.width * picture.height <= max_pixels and _has_several(picture, data)
     except UnidentifiedImageError:
         raise InputError("not a picture, or broken in its header", allowed=", ".join(FORMATS)) from None
+    except Image.DecompressionBombError:  # above twice the limit
+        raise _bomb("far too many pixels", data, max_pixels) from None
     except Exception as error:  # decoders fail in many ways; each becomes this picture's reason
         raise InputError(f"broken picture: {error or type(error).__name__}") from error
     if picture.width * picture.height > max_pixels:
-        raise InputError(
-            f"decompression bomb: {picture.width} × {picture.height} pixels in {len(data)} bytes",
-            allowed=f"up to {max_pixels} pixels",
-            do="raise --max-pixels for pictures that you trust",
-        )
+        raise _bomb(f"{picture.width} × {picture.height} pixels", data, max_pixels)
     kind = picture.format
     if kind == "PNG":
         _check_png(data)
@@ -114,12 +112,20 @@ def decode(data: bytes, background: RGB = MEAN_COLOUR, max_pixels: int = MAX_PIX
     return upright
 
 
+def _bomb(size: str, data: bytes, max_pixels: int) -> InputError:
+    return InputError(
+        f"decompression bomb: {size} in {len(data)} bytes",
+        allowed=f"up to {max_pixels} pixels",
+        do="raise --max-pixels for pictures that you trust",
+    )
+
+
 @contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Pillow without its warnings and without its own limit of pixels, which cannot be set for one picture."""
+def _undisturbed(max_pixels: int) -> Iterator[None]:
+    """Pillow without its warnings, and with this limit of pixels, which it does not take for one picture alone."""
     with _QUIET, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, max_pixels
         try:
             yield
         finally:
@@ -169,7 +175,7 @@ def _ends_early(data: bytes, picture: Image.Image) -> bool:
     if end is None or data[at + 4] != len(picture.getbands()):
         return False
     try:
-        with _undisturbed():
+        with _undisturbed(picture.width * picture.height):
             again = Image.open(io.BytesIO(data[: end.start()] + bytes(32)), formats=("JPEG",))
         return again.tobytes() != picture.tobytes()
     except OSError:

@@ -116,8 +116,9 @@ class ResultFolder:
         if stored is not None and resume:
             _same_settings(folder, stored, noted)
             if stored.get("state") == "done" and cls._whole(folder, stored):
-                with _clear(folder / ".work"):
+                with _clear(folder):
                     _remove(folder, only=(".work",))
+                    _remove_partial(folder)
                 return cls(folder, stored, overlays=overlays, done=True)
             times = {**times, **stored.get("times", {})}
             times["resumed"] = [*times.get("resumed", []), _now()]
