@@ -23,7 +23,7 @@ from camlucida.errors import InputError, UsageError
 from camlucida.evaluate.localization import Measured, Tally
 from camlucida.images import sources
 from camlucida.images.datasets import DataSet
-from camlucida.images.read import read_picture
+from camlucida.images.read import MAX_PIXELS, read_picture
 from camlucida.images.sources import Source
 from camlucida.maps.cam import CAM
 from camlucida.maps.catalogue import Method, for_network
@@ -49,6 +49,7 @@ class Plan:
     rule: Rule
     views: Views
     top: int = 5
+    max_pixels: int = MAX_PIXELS  # a larger picture is rejected
 
     @property
     def method_name(self) -> str:
@@ -148,7 +149,7 @@ def look(
             continue
         try:
             picture = one.picture or read_picture(
-                _payload(one.source), chosen.network.card.preprocessing.mean_colour
+                _payload(one.source), chosen.network.card.preprocessing.mean_colour, chosen.max_pixels
             )
         except InputError as error:  # it was there a moment ago
             yield Rejected(one.source, str(error))
@@ -211,7 +212,7 @@ def _read(chosen: Plan, source: Source | Any) -> _Read | Rejected:
     shape = chosen.network.card.preprocessing
     named = source if isinstance(source, Source) else _Given(source)
     try:
-        picture = read_picture(_payload(named), shape.mean_colour)
+        picture = read_picture(_payload(named), shape.mean_colour, chosen.max_pixels)
     except InputError as error:
         return Rejected(named, str(error))
     size = Size(picture.height, picture.width)

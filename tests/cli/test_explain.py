@@ -399,7 +399,7 @@ def test_views_are_merged(packed, tmp_path):
     file = picture(tmp_path)
     net = cl.load(packed)
     source = Source(str(file), file.name, str(file))
-    one = explain.explain(net, source, (1,), (cl.CAM(),), Views.of("flip"))
+    one = explain.explain(net, source, (1,), (cl.CAM(),), Views.parse("flip"))
     shape = net.card.preprocessing
     each = []
     for flip in (False, True):

@@ -9,7 +9,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
-from camlucida.errors import UsageError
+from camlucida.errors import CamlucidaError, UsageError
 from camlucida.pipeline import Rejected
 from camlucida.report import COLUMNS, ResultFolder, save
 from camlucida.values import Label
@@ -337,7 +337,8 @@ def test_a_disk_that_refuses_is_one_line_and_loses_nothing(tmp_path, monkeypatch
 
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(
-        UsageError, match=r"part-00002\.parquet; got No space left on device.*--resume"
+        CamlucidaError,
+        match=r"part-00002\.parquet; got No space left on device; 2 pictures in 1 finished part are safe.*--resume",
     ) as caught:
         write_parts(results, [2])
     assert "\n" not in str(caught.value)
@@ -351,7 +352,7 @@ def test_a_disk_that_refuses_is_one_line_and_loses_nothing(tmp_path, monkeypatch
 def test_an_overlay_that_cannot_be_written_is_named(tmp_path):
     results = ResultFolder.open(tmp_path / "out", MANIFEST)
     (tmp_path / "out" / "overlays" / "a_one-2.png").mkdir(parents=True)
-    with pytest.raises(UsageError, match=r"a_one-2\.png"):
+    with pytest.raises(CamlucidaError, match=r"a_one-2\.png"):
         write_parts(results, [0])
     assert results.done_parts() == set()
 

@@ -57,7 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if verb not in VERBS:
             raise UsageError(f"there is no verb {verb!r}", do=nearest(verb, VERBS))
-        return _verb(verb, rest)
+        code = _verb(verb, rest)
+        sys.stdout.flush()
+        return code
     except UsageError as error:
         print(f"camlucida {verb}: {error}", file=sys.stderr)
         return USAGE
@@ -72,8 +74,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"\ncamlucida {verb}: interrupted{goes_on}", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_stdout()
         return FAULT
+    except OSError as error:  # a disk or a terminal that refuses
+        print(f"camlucida {verb}: {error}", file=sys.stderr)
+        try:
+            sys.stdout.flush()
+        except OSError:
+            _forget_stdout()
+        return FAULT
+
+
+def _forget_stdout() -> None:
+    """What cannot be written must not be tried again when Python ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _verb(verb: str, arguments: Sequence[str]) -> int:

@@ -38,6 +38,8 @@ class Options:
     """Pictures a forward pass."""
     workers: int = 2
     """Threads that read pictures."""
+    max_pixels: int = 89_478_485
+    """As in camlucida localize."""
     tune: str | None = None
     """Packed FILE.safetensors: write this run's best threshold, method, views and size on its card. Only with --split tuning."""
     out: str | None = None
@@ -62,6 +64,10 @@ def run(options: Options, command: Sequence[str]) -> int:
         raise UsageError(
             "--tune", got=f"--split {options.split}", allowed="--split tuning: what is chosen is chosen there"
         )
+    if options.out:
+        from camlucida import report as reports
+
+        reports.writable(options.out)
     net = choices.network(options.network)
     data = datasets.load(options.data, options.corners).split(options.split).relabelled(net.card.labels)
     if options.limit is not None and options.limit < len(data):
@@ -69,7 +75,9 @@ def run(options: Options, command: Sequence[str]) -> int:
             raise UsageError("--limit", got=options.limit, allowed="≥ 1")
         data = replace(data, examples=data.examples[:: len(data) // options.limit][: options.limit])
     plan = pipeline.plan(net, top=1, method=options.method, boxes=options.boxes, views=options.views)
-    plan = replace(plan, rule=choices.at_threshold(plan.rule, options.threshold))
+    plan = replace(
+        plan, rule=choices.at_threshold(plan.rule, options.threshold), max_pixels=options.max_pixels
+    )
     fraction = plan.rule if isinstance(plan.rule, FractionOfMax) else None
     if options.tune and fraction is None:
         raise UsageError(
@@ -96,16 +104,15 @@ def run(options: Options, command: Sequence[str]) -> int:
         shape = replace(card.preprocessing, size=net.card.preprocessing.size)
         cards.rewrite_card(options.tune, replace(card, localization=tuned, preprocessing=shape))
         report["tuned"] = {"file": options.tune, "boxes": tuned.boxes, "views": tuned.views}
+    print(json.dumps(report)) if options.json else _show(report)
     if options.out:
         folder = Path(options.out)
-        folder.mkdir(parents=True, exist_ok=True)
         (folder / "evaluation.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
         curve = report.get("curve", {"threshold": [], "gt_known": []})
         rows = [f"{t:g},{a:g}" for t, a in zip(curve["threshold"], curve["gt_known"], strict=True)]
         (folder / "curve.csv").write_text(
             "\n".join(["threshold,gt_known_percent", *rows]) + "\n", encoding="utf-8"
         )
-    print(json.dumps(report)) if options.json else _show(report)
     return 3 if measured.rejected else 0
 
 

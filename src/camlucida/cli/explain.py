@@ -70,7 +70,7 @@ def run(options: Options, command: Sequence[str]) -> int:
     explain.Folder.open(options.out, {}, options.overwrite)  # before anything slow
     net = choices.network(options.network)
     asked = explain.classes(options.classes, net.card.labels)
-    views = Views.of(net.card.localization.views if options.views == "auto" else options.views)
+    views = Views.parse(net.card.localization.views if options.views == "auto" else options.views)
     explained, rejected = [], []
     for source in listing.sources:
         try:

@@ -40,6 +40,10 @@ class Options:
     """Views merged into one map: 1, flip, scales, flip+scales, flip+0.75+1 (zooms). auto: what the card was tuned with."""
     batch: int = 32
     """Pictures a forward pass; results are equal for equal batches."""
+    part: int | None = None
+    """Pictures a part of the result holds, 128 unless told: what a kill loses at most. Results are equal for equal parts."""
+    max_pixels: int = 89_478_485
+    """Pictures of more pixels are rejected, before they are unpacked; raise it for large pictures that you trust."""
     workers: int = 2
     """Threads that read pictures."""
     truth: str | None = None
@@ -61,17 +65,18 @@ class Options:
 def run(options: Options, command: Sequence[str]) -> int:
     import hashlib
     import sys
-    from contextlib import ExitStack
+    from contextlib import suppress
     from pathlib import Path
 
     from camlucida import pipeline, report
     from camlucida.cli import progress
-    from camlucida.errors import UsageError
+    from camlucida.errors import CamlucidaError, UsageError
     from camlucida.images import sources
 
-    for name, low in (("top", 1), ("batch", 1), ("workers", 1)):
-        if getattr(options, name) < low:
-            raise UsageError(f"--{name}", got=getattr(options, name), allowed=f"≥ {low}")
+    size = PART if options.part is None else options.part
+    for name, low in (("top", 1), ("batch", 1), ("workers", 1), ("part", 1), ("max_pixels", 1)):
+        if (size if name == "part" else getattr(options, name)) < low:
+            raise UsageError(f"--{name.replace('_', '-')}", got=getattr(options, name), allowed=f"≥ {low}")
     if not options.overlays.isdigit() and options.overlays != "all":
         raise UsageError("--overlays", got=repr(options.overlays), allowed="a number, or all")
     listing = sources.expand(options.photos)
@@ -85,17 +90,19 @@ def run(options: Options, command: Sequence[str]) -> int:
     plan = pipeline.plan(
         net, top=options.top, method=options.method, boxes=options.boxes, views=options.views
     )
-    plan = replace(plan, rule=choices.at_threshold(plan.rule, options.threshold))
+    plan = replace(
+        plan, rule=choices.at_threshold(plan.rule, options.threshold), max_pixels=options.max_pixels
+    )
     given = _truth(options, listing.sources) if options.truth else {}
 
     inputs = hashlib.sha256(
-        "\0".join(s.name for s in listing.sources).encode("utf-8", "surrogateescape")
+        "\0".join(s.name for s in listing.sources).encode("utf-8", "surrogatepass")
     ).hexdigest()
     settings = {
         "network": net.card.name, "network_sha256": net.card.sha256, "weights": options.network.weights, "labels": options.network.labels,
         "preprocessing": asdict(net.card.preprocessing), "card_sha256": hashlib.sha256(net.card.to_json().encode()).hexdigest(), "method": plan.method_name,
         "rule": plan.rule_name, "views": str(plan.views), "top": options.top, "batch": options.batch, "precision": options.network.precision,
-        "part_size": PART, "inputs": len(listing.sources), "inputs_sha256": inputs, "truth": options.truth,
+        "part_size": size, "max_pixels": options.max_pixels, "inputs": len(listing.sources), "inputs_sha256": inputs, "truth": options.truth,
     }  # fmt: skip
     manifest = {
         "command": list(command),
@@ -105,32 +112,33 @@ def run(options: Options, command: Sequence[str]) -> int:
         "seeds": {},
     }
     keep = None if options.overlays == "all" else int(options.overlays)
-    folder = report.ResultFolder.open(
-        Path(options.out), manifest, resume=options.resume, overwrite=options.overwrite, overlays=keep
-    )
     names = dict(zip((s.name for s in listing.sources), sources.unique_names(listing.sources), strict=True))
-    parts = [listing.sources[i : i + PART] for i in range(0, len(listing.sources), PART)]
-    done = set(range(len(parts))) if folder.done else folder.done_parts()
-    try:
-        with ExitStack() as stack:
-            bar = stack.enter_context(progress.bar("pictures", len(listing.sources)))
-            for index, part in enumerate(parts):
-                if index in done:
-                    bar(len(part))
-                    continue
-                seen: list[pipeline.Seen] = []
-                rejected: list[pipeline.Rejected] = []
-                boxes = [given.get(s.name, ()) for s in part]
-                for one in pipeline.look(
-                    plan, part, batch=options.batch, workers=options.workers, truth=boxes
-                ):
-                    seen.append(one) if isinstance(one, pipeline.Seen) else rejected.append(one)
-                    bar(1)
-                folder.write_part(index, seen, rejected, names)
-    except KeyboardInterrupt:
-        folder.interrupted()
-        raise
-    finished = folder.finish(net.card.labels, csv=options.csv)
+    parts = [listing.sources[i : i + size] for i in range(0, len(listing.sources), size)]
+    with report.alone(options.out):
+        folder = report.ResultFolder.open(
+            Path(options.out), manifest, resume=options.resume, overwrite=options.overwrite, overlays=keep
+        )
+        done = set(range(len(parts))) if folder.done else folder.done_parts()
+        try:
+            with progress.bar("pictures", len(listing.sources)) as bar:
+                for index, part in enumerate(parts):
+                    if index in done:
+                        bar(len(part))
+                        continue
+                    seen: list[pipeline.Seen] = []
+                    rejected: list[pipeline.Rejected] = []
+                    boxes = [given.get(s.name, ()) for s in part]
+                    for one in pipeline.look(
+                        plan, part, batch=options.batch, workers=options.workers, truth=boxes
+                    ):
+                        seen.append(one) if isinstance(one, pipeline.Seen) else rejected.append(one)
+                        bar(1)
+                    folder.write_part(index, seen, rejected, names)
+        except KeyboardInterrupt:
+            with suppress(CamlucidaError):  # it only notes the time
+                folder.interrupted()
+            raise
+        finished = folder.finish(net.card.labels, csv=options.csv)
     _show(Path(options.out), options.json)
     counts = finished["counts"]
     note = (

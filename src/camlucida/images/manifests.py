@@ -42,8 +42,11 @@ def read(file: str | Path, corners: str = "half-open") -> tuple[Row, ...]:
         if suffix == ".parquet":
             import pyarrow.parquet
 
-            table = pyarrow.parquet.read_table(io.BytesIO(file.read_bytes()))
-            return parse(table.to_pylist(), corners, str(file))
+            try:
+                records = pyarrow.parquet.read_table(io.BytesIO(file.read_bytes())).to_pylist()
+            except (pyarrow.ArrowException, MemoryError) as error:  # a broken file may declare any size
+                raise ValueError(str(error) or type(error).__name__) from error
+            return parse(records, corners, str(file))
         text = file.read_text(encoding="utf-8-sig")
         if suffix == ".jsonl":
             return parse(_json_lines(text), corners, str(file))
@@ -65,6 +68,8 @@ def _json_lines(text: str) -> Iterator[Any]:
             yield json.loads(line) if line.strip() else None
         except json.JSONDecodeError as error:
             raise ValueError(f"line {number} is not JSON: {error.msg}") from error
+        except RecursionError:
+            raise ValueError(f"line {number} is JSON of too many levels") from None
 
 
 def parse(records: Iterable[Mapping[str, Any] | None], corners: str, where: str) -> tuple[Row, ...]:
@@ -79,7 +84,7 @@ def parse(records: Iterable[Mapping[str, Any] | None], corners: str, where: str)
         record = {str(k).strip(): v for k, v in record.items() if k is not None and v is not None and v != ""}
         if "wnid" in record:  # the column name of our packed data sets
             record.setdefault("label", record.pop("wnid"))
-        if "path" not in record:
+        if "path" not in record or "\0" in str(record["path"]):
             raise UsageError(f"{where}, line {line}: no path", allowed="columns " + ", ".join(COLUMNS))
         labels = record.get("labels", record.get("label", ()))
         if not isinstance(labels, (list, tuple)):

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import ctypes
 import io
+import logging
+import re
 import threading
 import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -17,6 +24,7 @@ from camlucida.errors import InputError
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
 MAX_PIXELS = 89_478_485  # Pillow's own line between a large picture and a decompression bomb
+SEVERAL = "first of several frames"  # in the `info` of a picture whose file holds more; what tables say
 MEAN_COLOUR = (124, 116, 104)  # of ImageNet; transparent pixels show it unless the network's card has another
 
 RGB = tuple[int, int, int]
@@ -24,6 +32,25 @@ RGB = tuple[int, int, int]
 _QUIET = threading.Lock()  # warning filters belong to the process, and pictures are read by many threads
 
 Image.init()  # the decoders of FORMATS; Pillow itself knows fewer until a first picture fails
+logging.getLogger("PIL").addHandler(
+    logging.NullHandler()
+)  # what it says of a broken file is that file's reason
+
+
+def _quiet_libtiff() -> None:
+    """Takes from the libtiff inside Pillow its habit of printing errors to stderr; Pillow raises them as well."""
+    installed = Path(PIL.__file__).parent
+    for place in (installed.parent / "pillow.libs", installed / ".dylibs"):
+        for file in place.glob("libtiff*"):
+            try:
+                quiet = ctypes.CDLL(str(file)).TIFFSetErrorHandler
+            except (OSError, AttributeError):  # another build: it will be noisy, not wrong
+                continue
+            quiet.argtypes, quiet.restype = [ctypes.c_void_p], ctypes.c_void_p
+            quiet(None)
+
+
+_quiet_libtiff()
 
 
 def read_picture(source: Any, background: RGB = MEAN_COLOUR, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -31,7 +58,8 @@ def read_picture(source: Any, background: RGB = MEAN_COLOUR, max_pixels: int = M
     upright RGB.
 
     Numbers: uint8 0…255, uint16 0…65535, floats 0…1. EXIF orientation is applied, alpha is laid onto
-    `background`, animated and multi-page files give their first frame. Raises InputError with the reason.
+    `background`, animated and multi-page files give their first frame, and `info[SEVERAL]` is set. Raises
+    InputError with the reason, also above `max_pixels`.
     """
     if isinstance(source, (str, Path)):
         try:
@@ -60,21 +88,98 @@ def decode(data: bytes, background: RGB = MEAN_COLOUR, max_pixels: int = MAX_PIX
     if not data:
         raise InputError("empty file")
     try:
-        with _QUIET, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a bomb and odd metadata only warn; the size is judged below
+        with _undisturbed(max_pixels):
             picture = Image.open(io.BytesIO(data), formats=FORMATS)
+            if picture.format != "PNG":  # there it lies behind the pixels
+                picture.getexif().get(0x0112)  # parsed here, where odd metadata may warn
+            several = picture.width * picture.height <= max_pixels and _has_several(picture, data)
     except UnidentifiedImageError:
         raise InputError("not a picture, or broken in its header", allowed=", ".join(FORMATS)) from None
-    except Image.DecompressionBombError as error:
-        raise InputError(f"decompression bomb: {error}") from error
+    except Image.DecompressionBombError:  # above twice the limit
+        raise _bomb("far too many pixels", data, max_pixels) from None
     except Exception as error:  # decoders fail in many ways; each becomes this picture's reason
         raise InputError(f"broken picture: {error or type(error).__name__}") from error
     if picture.width * picture.height > max_pixels:
-        raise InputError(
-            f"decompression bomb: {picture.width} × {picture.height} pixels in {len(data)} bytes",
-            allowed=f"up to {max_pixels} pixels",
-        )
-    return _upright(picture, background)
+        raise _bomb(f"{picture.width} × {picture.height} pixels", data, max_pixels)
+    kind = picture.format
+    if kind == "PNG":
+        _check_png(data)
+    upright = _upright(picture, background)
+    if kind == "JPEG" and _ends_early(data, picture):
+        raise InputError("broken picture: the file ends before its pixels do")
+    if several:
+        upright.info[SEVERAL] = True
+    return upright
+
+
+def _bomb(size: str, data: bytes, max_pixels: int) -> InputError:
+    return InputError(
+        f"decompression bomb: {size} in {len(data)} bytes",
+        allowed=f"up to {max_pixels} pixels",
+        do="raise --max-pixels for pictures that you trust",
+    )
+
+
+@contextmanager
+def _undisturbed(max_pixels: int) -> Iterator[None]:
+    """Pillow without its warnings, and with this limit of pixels, which it does not take for one picture alone."""
+    with _QUIET, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, max_pixels
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def _has_several(picture: Image.Image, data: bytes) -> bool:
+    """Whether an animation or pages follow the first frame. Previews that cameras put into a JPEG are neither."""
+    if picture.format in ("JPEG", "MPO"):
+        return False
+    if picture.format == "GIF":  # asked of a second reader: the question moves the first one on
+        picture = Image.open(io.BytesIO(data), formats=("GIF",))
+    try:
+        return bool(getattr(picture, "is_animated", False))
+    except Exception:  # what follows the first frame is broken: nobody can say that it is one
+        return False
+
+
+def _check_png(data: bytes) -> None:
+    """Pillow does not compare the checksums of a PNG's pixels. Raises InputError where one is wrong."""
+    view, at = memoryview(data), 8
+    while at + 8 <= len(data):
+        end = at + 8 + int.from_bytes(view[at : at + 4])
+        kind = view[at + 4 : at + 8]
+        if kind == b"IDAT" and zlib.crc32(view[at + 4 : end]) != int.from_bytes(view[end : end + 4]):
+            raise InputError("broken picture: wrong checksum of its pixels")
+        if kind == b"IEND":
+            return
+        at = end + 4
+
+
+_END_OF_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
+_MISSING = ({128}, {127}, {127, 128})  # the grey of blocks that never came, as bands of the last pixel
+
+
+def _ends_early(data: bytes, picture: Image.Image) -> bool:
+    """Whether a JPEG of one scan ends before its last block. The decoder then paints the rest grey and says
+    nothing. Asked where the last pixel is that grey: read again with zeros instead of what ended the scan, a
+    whole picture stays as it is and a cut one lacks data."""
+    last: Any = picture.getpixel((picture.width - 1, picture.height - 1))
+    if set(last if isinstance(last, tuple) else (last,)) not in _MISSING or "progressive" in picture.info:
+        return False
+    at = 2
+    while data[at + 1] != 0xDA:  # segment by segment to the scan
+        at += 1 if data[at + 1] == 0xFF else 2 + int.from_bytes(data[at + 2 : at + 4])
+    end = _END_OF_SCAN.search(data, at + 2 + int.from_bytes(data[at + 2 : at + 4]))
+    if end is None or data[at + 4] != len(picture.getbands()):
+        return False
+    try:
+        with _undisturbed(picture.width * picture.height):
+            again = Image.open(io.BytesIO(data[: end.start()] + bytes(32)), formats=("JPEG",))
+        return again.tobytes() != picture.tobytes()
+    except OSError:
+        return True
 
 
 def _upright(picture: Image.Image, background: RGB) -> Image.Image:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import functools
 import glob
 import os
+import stat
 import tarfile
 import threading
+import unicodedata
 import weakref
 import zipfile
 from collections.abc import Iterable, Sequence
@@ -18,7 +20,9 @@ from camlucida.images import manifests
 from camlucida.images.read import SUFFIXES
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+MAX_FILE_BYTES = 2**30
 MAX_MEMBER_BYTES = 512 * 2**20
+MAX_UNPACKED, MAX_RATIO = 2**30, 100  # a compressed tar beyond both is a bomb: to list it is to unpack it
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,11 @@ class Source:
             raise InputError(self.problem)
         try:
             if self.member is None:
+                about = os.stat(self.file)
+                if not stat.S_ISREG(about.st_mode):  # to open a pipe is to wait for whoever fills it
+                    raise InputError("not a file", got=_kind(about.st_mode))
+                if about.st_size > MAX_FILE_BYTES:
+                    raise InputError(f"file of {about.st_size} bytes", allowed=f"up to {MAX_FILE_BYTES}")
                 with open(self.file, "rb") as stream:
                     return stream.read()
             return _open(self.file).read(self.member)
@@ -47,8 +56,13 @@ class Source:
             raise InputError(f"cannot read: {error.strerror or error}") from error
         except (zipfile.BadZipFile, tarfile.TarError, RuntimeError, KeyError, EOFError) as error:
             raise InputError(f"broken archive member: {error}") from error
-        except Exception as error:  # zlib, lzma and bz2 raise their own kinds
-            raise InputError(f"broken archive member: {type(error).__name__}: {error}") from error
+        except Exception as error:  # zlib, lzma and bz2 raise their own kinds; some names no disk can hold
+            what = "cannot read" if self.member is None else "broken archive member"
+            raise InputError(f"{what}: {type(error).__name__}: {error}") from error
+
+
+def _kind(mode: int) -> str:
+    return "a folder" if stat.S_ISDIR(mode) else "a pipe" if stat.S_ISFIFO(mode) else "a device or socket"
 
 
 @dataclass(frozen=True)
@@ -107,9 +121,28 @@ def _expand_one(given: str) -> Listing:
 
 
 def _folder(folder: Path) -> Listing:
+    """A folder that cannot be listed becomes a source with that problem; links to folders elsewhere are
+    followed, once."""
     sources, others = [], 0
-    for place, folders, files in os.walk(folder):
-        folders.sort()
+    root = os.path.realpath(folder)
+    followed: set[str] = set()
+
+    def closed(error: OSError) -> None:
+        path = Path(error.filename)
+        reason = f"cannot list this folder: {error.strerror}"
+        sources.append(Source(str(path), path.relative_to(folder).as_posix(), str(path), problem=reason))
+
+    def entered(path: str) -> bool:
+        target = os.path.realpath(path)
+        if not os.path.islink(path):
+            return True
+        if target in followed or Path(target).is_relative_to(root) or Path(root).is_relative_to(target):
+            return False
+        followed.add(target)
+        return True
+
+    for place, folders, files in os.walk(folder, onerror=closed, followlinks=True):
+        folders[:] = [name for name in sorted(folders) if entered(os.path.join(place, name))]
         for file in sorted(files):
             path = Path(place) / file
             if _is_picture_name(file):
@@ -163,13 +196,41 @@ class _Zip:
         return self.zip.read(member)
 
 
+class _Header(tarfile.TarInfo):
+    """A tar's header that does not take a broken one for the end, as if nothing followed."""
+
+    @classmethod
+    def fromtarfile(cls, tar: tarfile.TarFile) -> _Header:
+        try:
+            return super().fromtarfile(tar)
+        except tarfile.EOFHeaderError:
+            raise
+        except tarfile.HeaderError as error:
+            if tar.offset == 0:
+                raise
+            raise tarfile.ReadError(f"broken or cut at byte {tar.offset}: {error}") from error
+
+    @classmethod
+    def frombuf(cls, buffer: bytes | bytearray, encoding: str, errors: str) -> _Header:
+        header = super().frombuf(buffer, encoding, errors)
+        if header.type in b"xgXLK" and header.size > 2**20:  # long names, which are read into memory
+            raise tarfile.ReadError(f"a name of {header.size} bytes")
+        return header
+
+
 class _Tar:
     def __init__(self, file: str) -> None:
-        self.tar = tarfile.open(file)  # noqa: SIM115  (kept open: members are read at any time)
+        self.tar = tarfile.open(file, tarinfo=_Header)  # noqa: SIM115  (kept open: members are read at any time)
         weakref.finalize(self, self.tar.close)
-        self.members = {m.name.removeprefix("./"): m for m in self.tar if m.isfile()}
-        while self.tar.fileobj and self.tar.fileobj.read(2**20):
-            pass  # to the very end, where a compressed file's checksum is
+        most = max(MAX_UNPACKED, MAX_RATIO * os.path.getsize(file))
+        self.members = {}
+        for member in self.tar:
+            _check_unpacked(member.offset_data + member.size, most)
+            if member.isfile():
+                self.members[member.name.removeprefix("./")] = member
+        read = self.tar.offset
+        while self.tar.fileobj and (more := self.tar.fileobj.read(2**20)):
+            _check_unpacked(read := read + len(more), most)  # to the very end, where the checksum is
         self.names = list(self.members)
         self.lock = threading.Lock()
 
@@ -183,6 +244,11 @@ class _Tar:
         if len(data) != info.size:
             raise InputError(f"broken archive member: {len(data)} of {info.size} bytes")
         return data
+
+
+def _check_unpacked(size: int, most: int) -> None:
+    if size > most:
+        raise tarfile.ReadError(f"unpacks to {size} bytes or more; up to {most} are read")
 
 
 def _open(file: str) -> _Zip | _Tar:
@@ -217,14 +283,21 @@ def unique_names(sources: Sequence[Source]) -> list[str]:
     """File-system-safe names from the relative paths, without suffix; made unique by a counter where two
     meet."""
     taken: set[str] = set()
+    last: dict[str, int] = {}  # where the counting of a name stopped
     names = []
     for source in sources:
         stem = str(PurePosixPath(source.relative).with_suffix("")) if source.relative else ""
         safe = "".join(c if c.isalnum() or c in "-._" else "_" for c in stem).strip("._")
         safe = safe.encode()[-150:].decode(errors="ignore").strip("._") or "picture"  # disks count bytes
-        name, count = safe, 2
-        while name.lower() in taken:
+        name, count = safe, last.get(_folded(safe), 2)
+        while _folded(name) in taken:
             name, count = f"{safe}-{count}", count + 1
-        taken.add(name.lower())
+        taken.add(_folded(name))
+        last[_folded(safe)] = count
         names.append(name)
     return names
+
+
+def _folded(name: str) -> str:
+    """Names that a disk may take for one: equal up to case, or to how an accent is stored."""
+    return unicodedata.normalize("NFC", name.casefold())

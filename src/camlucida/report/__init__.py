@@ -9,3 +9,5 @@ from camlucida.report.save import COLUMNS as COLUMNS
 from camlucida.report.save import PICTURES as PICTURES
 from camlucida.report.save import SCHEMA_VERSION as SCHEMA_VERSION
 from camlucida.report.save import ResultFolder as ResultFolder
+from camlucida.report.save import alone as alone
+from camlucida.report.save import writable as writable

@@ -180,7 +180,7 @@ def explain(
     shape = network.card.preprocessing
     picture = read_picture(source.read(), shape.mean_colour)
     size = Size(picture.height, picture.width)
-    seen = [shape.view(size, "whole", zoom, flip) for zoom, flip in views.each]
+    seen = views.of(size, shape)
     batches = tuple(
         Batch(shape.normalise(shape.pixels(picture, view)[None]).to(network.device), (view,), shape)
         for view in seen
@@ -200,7 +200,7 @@ def explain(
     made: list[list[Cell]] = []
     for method in columns:
         note(method, batches)
-        made.append(_column(method, network, batches, chosen, drawn.shape[:2]))
+        made.append(_column(method, network, batches, chosen, drawn.shape[:2], views))
     refused = [column[0] for column in made if column[0].status == "refused"]
     if len(refused) == len(made):
         raise UsageError(f"no method of these explains {network.card.name}", got=refused[0].reason)
@@ -233,21 +233,32 @@ def _chosen(asked: Sequence[int | str], probabilities: torch.Tensor) -> list[int
 
 
 def _column(
-    method: Method, network: Network, batches: Sequence[Batch], chosen: Sequence[int], drawn: tuple[int, ...]
+    method: Method,
+    network: Network,
+    batches: Sequence[Batch],
+    chosen: Sequence[int],
+    drawn: tuple[int, ...],
+    views: Views,
 ) -> list[Cell]:
     """The cells of one method; the method's own words where it refuses."""
     name, layer = specs.describe(method, maps.METHODS), getattr(method, "layer", None)
     try:
         try:
-            return _cells(method, name, network, batches, [list(chosen)], drawn)
+            return _cells(method, name, network, batches, [list(chosen)], drawn, views)
         except TargetError:  # a method of one target a picture is asked class by class
-            return [cell for c in chosen for cell in _cells(method, name, network, batches, c, drawn)]
+            return [cell for c in chosen for cell in _cells(method, name, network, batches, c, drawn, views)]
     except CamlucidaError as error:
         return [Cell(name, layer, "refused", str(error)) for _ in chosen]
 
 
 def _cells(
-    method: Method, name: str, network: Network, batches: Sequence[Batch], index: Any, drawn: tuple[int, ...]
+    method: Method,
+    name: str,
+    network: Network,
+    batches: Sequence[Batch],
+    index: Any,
+    drawn: tuple[int, ...],
+    views: Views,
 ) -> list[Cell]:
     made = [method(network, batch, ClassTarget(index)) for batch in batches]
     first = made[0]
@@ -257,7 +268,7 @@ def _cells(
         picture = first.picture().resize((drawn[1], drawn[0]), Image.Resampling.BICUBIC)
         raw = first.values[0].detach().float().cpu().numpy()
         return [Cell(name, None, "ok", "", first.target, raw=raw, picture=np.asarray(picture))]
-    (merged,) = merge(made, max(drawn))
+    (merged,) = merge(made, max(drawn), views.how)
     raws = first.values[0] if len(made) == 1 else merged
     words = first.status[0] if len(made) == 1 else status_words(merged)
     grid = first.grid if len(made) == 1 else None

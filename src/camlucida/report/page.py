@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from camlucida import render
+from camlucida.images.read import SEVERAL
 from camlucida.pipeline import Seen
 from camlucida.report import figures
 from camlucida.values import Localization
@@ -44,6 +45,7 @@ def entry(seen: Seen) -> dict[str, Any]:
         "width": width,
         "height": height,
         "picture": "data:image/jpeg;base64," + _base64(stream.getvalue()),
+        "note": SEVERAL if SEVERAL in seen.picture.info else "",
         "truth": [_numbers(box.corners) for box in seen.truth],
         "thresholds": _numbers(seen.thresholds),
         "classes": [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv as csv_files
+import errno
 import itertools
 import json
 import math
@@ -22,7 +23,8 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from camlucida import render
-from camlucida.errors import UsageError
+from camlucida.errors import CamlucidaError, UsageError
+from camlucida.images.read import SEVERAL
 from camlucida.pipeline import Rejected, Seen
 from camlucida.report import figures
 from camlucida.report import page as pages
@@ -95,7 +97,8 @@ class ResultFolder:
         `manifest["settings"]`: whatever decides the rows; `resume` refuses a folder whose settings differ.
         `overwrite` removes the files that we write and no others. `overlays`: of how many pictures to draw
         overlays, None: of all. A finished folder that is resumed comes back with `done=True`, its parts in
-        place. Raises UsageError, also for a folder that is not ours, which stays as it is.
+        place. Raises UsageError, also for a folder that is not ours, which stays as it is; CamlucidaError
+        where nothing can be written.
         """
         folder = Path(folder)
         if resume and overwrite:
@@ -113,13 +116,14 @@ class ResultFolder:
         if stored is not None and resume:
             _same_settings(folder, stored, noted)
             if stored.get("state") == "done" and cls._whole(folder, stored):
-                with _clear(folder / ".work"):
+                with _clear(folder):
                     _remove(folder, only=(".work",))
+                    _remove_partial(folder)
                 return cls(folder, stored, overlays=overlays, done=True)
             times = {**times, **stored.get("times", {})}
             times["resumed"] = [*times.get("resumed", []), _now()]
+        writable(folder, *OURS)
         with _clear(folder):
-            folder.mkdir(parents=True, exist_ok=True)
             if stored is not None and overwrite:
                 # Killed half-way, the folder must still be ours and none of its parts count as done.
                 _write_json(folder / "manifest.json", {**stored, "state": "running"})
@@ -150,8 +154,14 @@ class ResultFolder:
         self, index: int, seen: Sequence[Seen], rejected: Sequence[Rejected], names: Mapping[str, str]
     ) -> None:
         """Writes one part: overlays, notes for the page, then the rows, whose presence says that the part is
-        complete. `names`: from `source.name` to the name that its overlays get. Raises UsageError when the
-        disk refuses."""
+        complete. `names`: from `source.name` to the name that its overlays get. Raises CamlucidaError when
+        the disk refuses."""
+        with self._saying_what_is_safe():
+            self._write_part(index, seen, rejected, names)
+
+    def _write_part(
+        self, index: int, seen: Sequence[Seen], rejected: Sequence[Rejected], names: Mapping[str, str]
+    ) -> None:
         before = sum(count for other, count in self._pictures.items() if other < index)
         room = len(seen) if self._overlays is None else max(0, min(len(seen), self._overlays - before))
         with _clear(self.folder / "overlays"):
@@ -192,9 +202,13 @@ class ResultFolder:
         """Makes the other files from the parts, drops the notes and returns the finished manifest.
 
         `labels`: the network's classes in order; COCO's `category_id` is the class index + 1. On a folder
-        that was done already only the tables are written. Raises UsageError for a part that is missing or a
-        disk that refuses.
+        that was done already only the tables are written. Raises UsageError for a part that is missing,
+        CamlucidaError for a disk that refuses.
         """
+        with self._saying_what_is_safe():
+            return self._finish(labels, csv, page)
+
+    def _finish(self, labels: Sequence[Label], csv: bool, page: bool) -> dict[str, Any]:
         parts = _parts(self.folder)
         missing = sorted(set(range(max(parts, default=-1) + 1)) - self.done_parts())
         if missing:
@@ -232,6 +246,17 @@ class ResultFolder:
         times = {**times, "seconds": round(times["seconds"] + time.monotonic() - self._started, 3)}
         _write_json(self.folder / "manifest.json", {**self.manifest, "times": times})
 
+    @contextmanager
+    def _saying_what_is_safe(self) -> Iterator[None]:
+        try:
+            yield
+        except _Refused as error:
+            parts = len(self._pictures)
+            safe = f"{sum(self._pictures.values())} pictures in {parts} finished part{'s' * (parts != 1)} are safe"
+            raise CamlucidaError(
+                error.asked, got=error.got, do=f"{safe}; mend that and --resume goes on"
+            ) from error
+
     def _notes_file(self, index: int) -> Path:
         return self.folder / ".work" / f"part-{index:05d}.json"
 
@@ -254,7 +279,7 @@ class ResultFolder:
             boxes += row["box_index"] is not None
             if not row["box_index"]:
                 maps += 1
-                statuses[row["status"]] += 1
+                statuses[row["status"].partition(";")[0]] += 1
         return {
             "parts": len(files),
             "pictures": sum(self._pictures.values()),
@@ -304,6 +329,7 @@ def _in_words(value: Any) -> str:
 
 
 def _rows(seen: Seen) -> Iterator[dict[str, Any]]:
+    note = f"; {SEVERAL}" if SEVERAL in seen.picture.info else ""
     for found in seen.found:
         common = {
             "schema_version": SCHEMA_VERSION,
@@ -316,7 +342,7 @@ def _rows(seen: Seen) -> Iterator[dict[str, Any]]:
             "class_name": _text(found.class_name),
             "probability": found.probability,
             "logit": found.logit,
-            "status": found.status,
+            "status": found.status + note,
             "map_method": found.map_method,
             "layer": found.layer,
             "box_rule": found.box_rule,
@@ -369,8 +395,7 @@ def _write_coco(folder: Path, files: Sequence[Path], labels: Sequence[Label]) ->
         dataset.write('{"info": ' + _dumps(info) + ',\n"images": ')
         images = (
             {"id": number, "file_name": row["path"], "width": row["width"], "height": row["height"]}
-            for number, row in _numbered(_read(files, ["path", "width", "height"]))
-            if row is not None
+            for number, row in _numbered(_read(files, ["path", "width", "height", "rank", "box_index"]))
         )
         _write_list(dataset, images)
         dataset.write(',\n"annotations": ')
@@ -387,8 +412,8 @@ def _annotations(
 ) -> Iterator[dict[str, Any]]:
     """Annotations of the dataset; on the way writes them as bare results and adds classes without label."""
     columns = [
-        "path",
         "rank",
+        "box_index",
         "class_index",
         "class_id",
         "class_name",
@@ -399,9 +424,9 @@ def _annotations(
         "y1",
         "box_score",
     ]
-    image, path, written = 0, None, 0
+    image, written = 0, 0
     for row in _read(files, columns):
-        image, path = image + (row["path"] != path), row["path"]
+        image += row["rank"] == 1 and not row["box_index"]
         names.setdefault(row["class_index"], (row["class_id"], row["class_name"]))
         if row["x0"] is None:
             continue
@@ -419,13 +444,9 @@ def _annotations(
     results.write("\n]\n" if written else "[]\n")
 
 
-def _numbered(rows: Iterable[dict[str, Any]]) -> Iterator[tuple[int, dict[str, Any] | None]]:
-    """Rows with their picture's number, from 1; None in place of the rows after a picture's first."""
-    number, path = 0, None
-    for row in rows:
-        first = row["path"] != path
-        number, path = number + first, row["path"]
-        yield number, row if first else None
+def _numbered(rows: Iterable[dict[str, Any]]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The first row of each picture with the picture's number, from 1."""
+    return enumerate((row for row in rows if row["rank"] == 1 and not row["box_index"]), 1)
 
 
 def _write_list(stream: IO[str], items: Iterable[Mapping[str, Any]]) -> None:
@@ -528,6 +549,51 @@ def _remove_partial(folder: Path) -> None:
 
 
 @contextmanager
+def alone(folder: str | Path) -> Iterator[None]:
+    """Holds the folder, which is made if it is not there, against other processes: two runs in one folder would
+    undo each other. The lock is the system's and ends with the process, however that ends; file systems
+    without locks go unguarded. Raises UsageError where another process holds it."""
+    folder = Path(folder)
+    if os.name == "nt" or (folder.exists() and not folder.is_dir()):
+        yield
+        return
+    import fcntl
+
+    with _clear(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        held = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UsageError(
+                f"write results to {folder}",
+                got="a folder in which another camlucida is at work",
+                do="wait until it is done, or name another folder",
+            ) from error
+        except OSError:  # some network file systems have no locks for folders
+            pass
+        yield
+    finally:
+        os.close(held)
+
+
+def writable(folder: str | Path, *inside: str) -> None:
+    """Makes the folder and finds out now, not after an hour, whether it and those `inside` it take files. Raises
+    CamlucidaError."""
+    folder = Path(folder)
+    with _clear(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for place in (folder, *(folder / name for name in inside)):
+            if place.exists() and not os.access(place, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, "this folder takes no files", str(place))
+
+
+class _Refused(CamlucidaError):
+    """What the disk refused."""
+
+
+@contextmanager
 def _clear(file: Path) -> Iterator[None]:
     """What the disk refuses, as one line that names the file."""
     try:
@@ -535,11 +601,7 @@ def _clear(file: Path) -> Iterator[None]:
     except (OSError, pa.ArrowException) as error:
         place = error.filename if isinstance(error, OSError) and error.filename else file
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise UsageError(
-            f"cannot use {place}",
-            got=reason,
-            do="mend that; finished parts are kept and --resume goes on from them",
-        ) from error
+        raise _Refused(f"cannot use {place}", got=reason, do="mend that; what is done is kept") from error
 
 
 @contextmanager
@@ -570,7 +632,7 @@ def _dumps(value: Any, indent: int | None = None) -> str:
 
 def _text(text: str) -> str:
     """File names need not be UTF-8, tables must be."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return re.sub("[\ud800-\udfff]", "\ufffd", text)
 
 
 def _cleaned(entry: dict[str, Any]) -> dict[str, Any]:
