@@ -13,7 +13,7 @@ ROOT = Path(camlucida.__file__).parent
 STREAM = [
     ("cli",),
     ("report",),
-    ("pipeline",),
+    ("pipeline", "diagnosis"),
     ("evaluate", "train"),
     ("maps",),
     ("boxes", "targets"),
@@ -65,7 +65,7 @@ def test_import_is_light():
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["localize", "--help"], ["train", "--help"], ["evaluate", "--help"]]
+    "arguments", [["--help"], ["localize", "--help"], ["train", "--help"], ["evaluate", "--help"], ["doctor", "--help"]]
 )
 def test_help_does_not_import_torch(arguments):
     code = (

@@ -20,6 +20,7 @@ from camlucida.errors import (
 
 VERBS: dict[str, str] = {
     "localize": "photographs → classes, maps, boxes: a result folder and a page",
+    "doctor": "is it the model or the map: a picture and a network checked, a verdict in words",
     "evaluate": "how good: top-1, top-5 and ground-truth-known localization on labelled pictures",
     "train": "a network by a recipe, resumable",
     "networks": "the names that --network knows",
