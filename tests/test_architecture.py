@@ -14,7 +14,7 @@ ROOT = Path(camlucida.__file__).parent
 STREAM = [
     ("cli",),
     ("report",),
-    ("pipeline",),
+    ("pipeline", "diagnosis"),
     ("evaluate", "train"),
     ("maps",),
     ("boxes", "targets"),

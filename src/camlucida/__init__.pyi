@@ -13,6 +13,9 @@ from camlucida.boxes import FixedLevel as FixedLevel
 from camlucida.boxes import FractionOfMax as FractionOfMax
 from camlucida.boxes import Quantile as Quantile
 from camlucida.boxes import TightLoose as TightLoose
+from camlucida.diagnosis import Diagnosis as Diagnosis
+from camlucida.diagnosis import Finding as Finding
+from camlucida.diagnosis import doctor as doctor
 from camlucida.errors import CamlucidaError as CamlucidaError
 from camlucida.errors import InputError as InputError
 from camlucida.errors import LayerError as LayerError

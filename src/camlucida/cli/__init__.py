@@ -21,6 +21,7 @@ from camlucida.errors import (
 VERBS: dict[str, str] = {
     "localize": "photographs → classes, maps, boxes: a result folder and a page",
     "explain": "maps of one picture side by side: classes × methods and layers, as page and picture",
+    "doctor": "is it the model or the map: a picture and a network checked, a verdict in words",
     "evaluate": "how good: top-1, top-5 and ground-truth-known localization on labelled pictures",
     "train": "a network by a recipe, resumable",
     "pack": "your own weights and their card → one safetensors file",

@@ -416,9 +416,9 @@ def _layouts(trace: Trace, axes: int) -> tuple[dict[Value, int], dict[Value, Tok
         value, shape = operation.output, operation.shape
         shapes[value] = shape
         place = _place(operation, axes, places, shapes, tokens)
-        if place is None and value not in tokens and len(shape) == axes + 2 and shape[2:] in sizes:
-            if not any(v in tokens for v in operation.inputs):
-                place = 1  # as before a shuffle of its channels
+        known = place is not None or value in tokens or any(v in tokens for v in operation.inputs)
+        if not known and len(shape) == axes + 2 and shape[2:] in sizes:
+            place = 1  # as before a shuffle of its channels
         if place is not None:
             places[value] = place
             sizes |= {shape[2:]} if place == 1 else set()
