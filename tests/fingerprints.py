@@ -50,7 +50,9 @@ def unchanged(module: nn.Module):
 
 
 def _digest(tensor: Tensor) -> str:
-    if tensor.numel() > 1 << 20 and tensor.dtype == torch.float32:  # any changed bit changes the sum of all words
+    if (
+        tensor.numel() > 1 << 20 and tensor.dtype == torch.float32
+    ):  # any changed bit changes the sum of all words
         return str(int(tensor.detach().contiguous().view(torch.int32).sum(dtype=torch.int64)))
     raw = tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
     return hashlib.sha256(raw).hexdigest()
