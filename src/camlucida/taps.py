@@ -190,6 +190,7 @@ def _submodule(module: nn.Module, name: str) -> nn.Module:
 
 # Identity and version of a tensor: in-place operations make a new value of the same tensor.
 Value = tuple[int, int]
+OPAQUE = "module"  # the operation of a module whose own code cannot be seen (custom autograd functions, TorchScript)
 
 
 @dataclass(frozen=True)
@@ -216,10 +217,15 @@ class Trace:
     shape: tuple[int, ...] = ()  # of the input
     output: Any = None
     alive: list[Tensor] = field(default_factory=list, repr=False)  # keeps identities unique
+    known: set[Value] = field(default_factory=set, repr=False)  # given, or made by an operation
 
     def value(self, tensor: Tensor) -> Value:
         self.alive.append(tensor)
         return self.version_of(tensor)
+
+    def add(self, operation: Operation) -> None:
+        self.operations.append(operation)
+        self.known.add(operation.output)
 
     @staticmethod
     def version_of(tensor: Tensor) -> Value:
@@ -233,12 +239,17 @@ def trace(module: nn.Module, forward: Callable[[Tensor], Any], pixels: Tensor) -
         pixels = pixels.clone()
     record = Trace(shape=tuple(pixels.shape))
     record.input = record.value(pixels)
+    record.known.add(record.input)
     calls = Counter[str]()
 
     def hook_for(name: str) -> Callable:
         def hook(m: nn.Module, inputs: Any, output: Any) -> None:
             if isinstance(output, Tensor):
-                record.modules[Point(name, calls[name])] = (record.value(output), tuple(output.shape))
+                value, shape = record.value(output), tuple(output.shape)
+                record.modules[Point(name, calls[name])] = (value, shape)
+                if value not in record.known:  # made by code that no torch function shows
+                    given = tuple(record.value(t) for t in _tensors(inputs))
+                    record.add(Operation(OPAQUE, 0, (), {}, given, value, shape))
             calls[name] += 1
 
         return hook
@@ -275,9 +286,7 @@ class _Recorder(TorchFunctionMode):
         for tensor in _tensors(output):
             value = self.record.value(tensor)
             if value not in inputs:
-                self.record.operations.append(
-                    Operation(name, call, args, kwargs, inputs, value, tuple(tensor.shape))
-                )
+                self.record.add(Operation(name, call, args, kwargs, inputs, value, tuple(tensor.shape)))
         return output
 
 

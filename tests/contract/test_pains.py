@@ -65,6 +65,54 @@ def test_a_network_that_works_in_place_on_its_input_leaves_the_pictures_alone(me
     assert torch.equal(x, before)
 
 
+class Square(torch.autograd.Function):
+    """x² by code of its own, which no torch function shows."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x * x
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return 2 * ctx.saved_tensors[0] * gradient
+
+
+class Squares(nn.Module):
+    def __init__(self, hidden: bool) -> None:
+        super().__init__()
+        self.hidden = hidden
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.hidden:
+            return x * x
+        with torch._C.DisableTorchFunction():
+            return Square.apply(x)
+
+
+@pytest.mark.parametrize("end", ["pooled", "fully connected"])
+def test_an_activation_by_a_custom_autograd_function_is_seen(end):
+    """Functional activations: also those that are no torch functions, as memory-saving ones are."""
+
+    def network(hidden: bool) -> cl.Network:
+        def head(m: Headed, x: Tensor) -> Tensor:
+            x = m.act(x).mean((2, 3))
+            return m.fc(x if end == "pooled" else torch.tanh(x))
+
+        module = headed(head)
+        module.act = Squares(hidden)
+        return cl.wrap(module)
+
+    ours, twin = network(True), network(False)
+    assert ours.find_layer(None, pixels()).name == twin.find_layer(None, pixels()).name == "act"
+    assert [one.reached for one in ours.layers(pixels())] == [one.reached for one in twin.layers(pixels())]
+    for method in METHODS:
+        if (method, end) == ("cam", "fully connected"):
+            continue
+        found, expected = (METHODS[method](net, pixels(), cl.ClassTarget.top(2)) for net in (ours, twin))
+        torch.testing.assert_close(found.values, expected.values, rtol=1e-5, atol=1e-7)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_network_that_draws_numbers_gives_the_same_map_from_the_same_seed(method):
     """Different map at every run: the module's own noise comes from torch's generator, which comes back as it was."""
@@ -119,6 +167,16 @@ def test_a_half_precision_gradient_of_a_large_map_does_not_vanish(dtype):
     assert set(found.status[0]) == set(exact.status[0]) == {"ok"} or found.status == exact.status
     tolerance = 0.01 if dtype == torch.float16 else 0.08
     assert float((found.values - exact.values).abs().max()) < tolerance * scale
+
+
+def test_a_half_precision_picture_that_gives_no_number_costs_its_neighbour_nothing():
+    module, x = headed(lambda m, x: m.fc(torch.tanh(x.mean((2, 3)))) * 2.0**-14).half(), pixels()
+    alone = cl.GradCAM(relu=False)(cl.wrap(module), x[1:], cl.ClassTarget(1))
+    x[0, 0, 0, 0] = torch.nan
+    found = cl.GradCAM(relu=False)(cl.wrap(module), x, cl.ClassTarget(1))
+    assert found.status == (("non-finite",), alone.status[0])
+    assert float(alone.values.abs().max()) > 0
+    torch.testing.assert_close(found.values[1], alone.values[0], rtol=1e-3, atol=0)
 
 
 def test_a_half_precision_gradient_that_is_large_does_not_overflow():

@@ -117,44 +117,6 @@ def test_maps_of_other_axes_than_the_input_are_no_layers():
         assert cl.GradCAM()(network, pixels()).values.shape == (2, 1, 5, 7)
 
 
-# --- real networks -----------------------------------------------------------------------------------------
-
-REAL: dict[str, tuple[Any, ...]] = {
-    "resnet18": ("layer4", "exact", 64, (2, 2), 435),
-    "densenet121": ("input of adaptive_avg_pool2d", "exact", 64, (2, 2)),
-    "squeezenet1_1": ("classifier.2", "exact", 64, (3, 3)),
-    "convnext_tiny": ("features", "linearised", 64, (2, 2)),
-    "swin_t": ("permute", "exact", 64, (2, 2), None),  # attention reaches everywhere
-    "mobilenet_v3_small": ("features", "none", 64, (2, 2)),
-    "vgg16": ("features.29", "none", 64, (4, 4), 196),
-    "googlenet": ("inception5b", "exact", 64, (2, 2)),
-}
-
-
-@pytest.mark.parametrize("name", REAL)
-def test_torchvision(name):
-    layer, kind, side, size, *reach = REAL[name]
-    if name == "vgg16":  # its first linear layer alone is 400 MB
-        module = seeded(lambda: torchvision.models.VGG(torchvision.models.vgg.make_layers(
-            torchvision.models.vgg.cfgs["D"]), num_classes=7, init_weights=False))  # fmt: skip
-    else:
-        options = {"init_weights": False} if name == "googlenet" else {}
-        module = seeded(torchvision.models.get_model, name, weights=None, num_classes=7, **options)
-    network = cl.wrap(module)
-    x = pixels(2, side, side)
-    structure = network.structure(x)
-    assert structure.features.name == layer
-    assert structure.features.size == size
-    if reach:
-        assert structure.features.receptive_field == (None if reach[0] is None else (reach[0], reach[0]))
-    found = "none" if structure.head is None else "exact" if structure.head.is_exact else "linearised"
-    assert found == kind
-    if kind == "none":
-        assert torch.isfinite(cl.GradCAM()(network, x).values).all()
-    else:
-        assert_complete(network, x)
-
-
 # --- receptive fields (section 8) --------------------------------------------------------------------------
 
 

@@ -73,11 +73,14 @@ def _is_half(network: Network) -> bool:
 
 def _gradient(score: Tensor, activations: Tensor, half: bool) -> Tensor:
     """∂score/∂activations in float32. In float16 the share of one cell of a large map rounds to zero, so the score
-    is scaled up by as much as the numbers bear."""
+    is scaled up by as much as each picture's numbers bear."""
+    found = torch.full_like(activations, torch.nan, dtype=torch.float32)
     for scale in (2.0**14, 2.0**7, 1.0) if half else (1.0,):
         (gradient,) = torch.autograd.grad(score * scale, activations, retain_graph=True, allow_unused=True)
         if gradient is None:
-            return torch.zeros_like(activations, dtype=torch.float32)
-        if gradient.isfinite().all():
+            return torch.zeros_like(found)
+        unfinished = ~found.flatten(1).isfinite().all(1)
+        found[unfinished] = gradient[unfinished].float() / scale
+        if found.isfinite().all():
             break
-    return gradient.float() / scale
+    return found

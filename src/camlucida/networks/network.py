@@ -35,7 +35,7 @@ PRECISIONS = (*WHOLE, *AUTOCAST)
 @dataclass(frozen=True, eq=False, repr=False)
 class Network(Shown):
     """`net(pixels (N, C, *spatial)) → logits (N, C)`. `layer`: where Grad-CAM looks, instead of the layer
-    found by itself."""
+    found by itself; `precision`: the network's own, a surrounding autocast changes nothing."""
 
     module: nn.Module
     card: Card = field(default_factory=Card)

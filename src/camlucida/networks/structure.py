@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from camlucida.taps import Operation, Point, Trace, Value
+from camlucida.taps import OPAQUE, Operation, Point, Trace, Value
 from camlucida.values import Grid, Shown
 
 PASSING = {
@@ -23,7 +23,7 @@ RESHAPING = ("flatten", "view", "reshape")
 MIXING = {
     "matmul", "__matmul__", "bmm", "baddbmm", "einsum", "scaled_dot_product_attention",
     "multi_head_attention_forward", "_native_multi_head_attention", "interpolate", "grid_sample", "roll", "flip",
-    "conv_transpose1d", "conv_transpose2d", "conv_transpose3d",
+    "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", OPAQUE,
 }  # fmt: skip
 POOLS = {"max_pool", "avg_pool", "adaptive_avg_pool", "adaptive_max_pool", "lp_pool"}
 REDUCING = POOLS | {"mean", "sum", "amax", "max", "logsumexp"}
@@ -122,17 +122,10 @@ class Head:
         *cells)`, logit = Σ_k weights · (pooled + shift) + bias: exact, or linearised at each picture's own
         norm."""
         channels = features.shape[1]
-        weight = (
-            torch.eye(channels, device=features.device)
-            if self.weight is None
-            else self.weight.detach().float()
-        )
-        bias = (
-            torch.zeros(len(weight), device=features.device)
-            if self.bias is None
-            else self.bias.detach().float()
-        )
-        shift = torch.zeros(1, channels, device=features.device)
+        like: dict[str, Any] = {"dtype": torch.float32, "device": features.device}
+        weight = torch.eye(channels, **like) if self.weight is None else self.weight.detach().float()
+        bias = torch.zeros(len(weight), **like) if self.bias is None else self.bias.detach().float()
+        shift = torch.zeros(1, channels, **like)
         if self.norm is None:
             return weight[None], shift, bias[None]
         if self.norm[0] == "affine":
@@ -281,7 +274,8 @@ def _last_spatial(
             continue
         if value in names:
             return layer(names[value], value, operation.shape)
-        user = next((o for o in trace.operations[position + 1 :] if o.inputs and o.inputs[0] == value), None)
+        users = (o for o in trace.operations[position + 1 :] if o.inputs and o.inputs[0] == value)
+        user = next((o for o in users if o.name != OPAQUE), None)
         if user is not None:
             return layer(Point(user.name, user.call, "function"), value, operation.shape)
     return None
@@ -416,8 +410,8 @@ def _layouts(trace: Trace, axes: int) -> tuple[dict[Value, int], dict[Value, Tok
         value, shape = operation.output, operation.shape
         shapes[value] = shape
         place = _place(operation, axes, places, shapes, tokens)
-        known = place is not None or value in tokens or any(v in tokens for v in operation.inputs)
-        if not known and len(shape) == axes + 2 and shape[2:] in sizes:
+        folded = any(v in tokens for v in operation.inputs)
+        if place is None and len(shape) == axes + 2 and shape[2:] in sizes and not folded:
             place = 1  # as before a shuffle of its channels
         if place is not None:
             places[value] = place
