@@ -111,8 +111,9 @@ def run(options: Options, command: Sequence[str]) -> int:
         if options.half:
             print(f"16-bit weights moved them by up to {float((expected - before).abs().max()):.2g}")
         if ":" in card.architecture:
-            module = card.architecture.partition(":")[0]
-            print(f"{module} must be importable wherever the file is used: PYTHONPATH=FOLDER camlucida …")
+            print(
+                f"{card.architecture.partition(':')[0]} must be importable wherever the file is used: PYTHONPATH=FOLDER camlucida …"
+            )
     print(f"{out}  {out.stat().st_size / 1e6:.1f} MB", file=sys.stderr if options.json else sys.stdout)
     return 0
 

@@ -62,10 +62,15 @@ def _from_json(given: Any, file: Path) -> list[Label]:
             raise UsageError(
                 f"labels in {file}", got=f"indices that lack {error}", allowed=allowed
             ) from error
-    pairs = [[str(i), name] if isinstance(name, str) else name for i, name in enumerate(given)] if isinstance(given, list) else [None]  # fmt: skip
-    if not all(isinstance(p, list) and len(p) == 2 and all(isinstance(w, str) for w in p) for p in pairs):
+    if not isinstance(given, list):
         raise UsageError(f"labels in {file}", got=type(given).__name__, allowed=allowed)
-    return [Label(*pair) for pair in pairs]
+    found = []
+    for i, entry in enumerate(given):
+        pair = [str(i), entry] if isinstance(entry, str) else entry
+        if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(word, str) for word in pair)):
+            raise UsageError(f"labels in {file}", got=f"{entry!r} at {i}", allowed=allowed)
+        found.append(Label(pair[0], pair[1]))
+    return found
 
 
 def find_class(text: str, labels: Sequence[Label]) -> int:

@@ -169,7 +169,7 @@ def _figure(values: NDArray[np.float32], words: str) -> str:
     shown = Image.fromarray(np.ascontiguousarray(values, np.float32))
     longest = max(shown.size)
     if longest > CELLS:
-        shown = shown.resize([max(1, round(s * CELLS / longest)) for s in shown.size], Image.Resampling.BOX)  # type: ignore[arg-type]
+        shown = shown.resize([max(1, round(s * CELLS / longest)) for s in shown.size], Image.Resampling.BOX)
     drawn = render.png(render.colourise(render.scaled(np.asarray(shown))))
     return f'<figure><img alt="{words}" src="{_data(drawn)}"><figcaption>{words} {span}</figcaption></figure>'
 
