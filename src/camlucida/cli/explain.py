@@ -143,6 +143,9 @@ def _show(cells: Sequence[dict[str, Any]]) -> None:
             f"{cell['class_name'].split(',')[0]} {100 * (cell['probability'] or 0):.1f} %",
             cell["method"] + (f" at {cell['layer']}" if cell["layer"] and "layer=" not in cell["method"] else ""),
             spread,
-            cell["status"] + (f": {cell['reason']}" if cell["reason"] else ""),
+            cell["status"],
         )  # fmt: skip
-    Console(soft_wrap=True).print(table)
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(table)
+    for method, reason in {(c["method"], c["reason"]): None for c in cells if c["status"] == "refused"}:
+        console.print(f"{method} refused: {reason}", markup=False)

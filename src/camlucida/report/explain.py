@@ -309,8 +309,15 @@ def captioned(
         words += [cell.target if cell.picture is not None else f"{cell.target} {cell.score:.3g}", cell.status]
     bar = (low, high) if cell.is_painted else None
     return render.captioned(
-        np.asarray(shown), figures._latin(" · ".join(words)), bar=bar, colours="signed" if low < 0 else "heat"
+        np.asarray(shown), _plain(" · ".join(words)), bar=bar, colours="signed" if low < 0 else "heat"
     )
+
+
+def _plain(text: str) -> str:
+    """What Pillow's built-in font can draw; signs that messages use get a spelling."""
+    for sign, plain in (("→", "->"), ("×", "x"), ("−", "-"), ("≥", ">="), ("≤", "<=")):
+        text = text.replace(sign, plain)
+    return figures._latin(text)
 
 
 def sheet(
@@ -322,7 +329,7 @@ def sheet(
     rows = []
     for row in one.rows:
         words = f"{row.label.name.split(',')[0]} {figures.percent(row.probability)} · logit {row.logit:.3g} · {row.label.id} · class {row.index}"
-        plain = render.captioned(np.asarray(small), figures._latin(words))
+        plain = render.captioned(np.asarray(small), _plain(words))
         cells = [captioned(one, None, cell, *limits(cell), longest) for cell in row.cells]
         rows.append(render.side_by_side([plain, *cells]))
     return render.below(rows, gap=16)
