@@ -20,7 +20,7 @@ from scipy.stats import rankdata
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from camlucida import maps, specs, taps
+from camlucida import maps, taps
 from camlucida.errors import LayerError, TargetError, UnsupportedError, UsageError, nearest
 from camlucida.images import sources
 from camlucida.images.read import read_picture
@@ -41,9 +41,10 @@ from camlucida.values import Batch, HeatMaps, Label, Size, View
 FITS_BETTER, FITS_BETTER_BY = 1.5, 0.05
 SWAP_FITS_BETTER, SWAP_FITS_BETTER_BY = 1.4, 0.03
 # The spread of the logits, in deviations of its spread under heads with permuted channels. Were the head another
-# network's it would be one of them, so that 3 is one in a thousand; heads that fit stand at 8 and above.
+# network's it would be one of them, and few of those stand above 3; a head that fits stands far above.
 HEAD_FITS, HEAD_FOREIGN = 5.0, 3.0
 PERMUTATIONS = 499
+FEW_CLASSES = 10  # below, a picture between two classes has narrow logits under its own head as well
 # Share of the picture's shorter side: a cell that sees less than half of it cannot see the object whole.
 SEES_ENOUGH = 0.5
 CELLS = 4  # a side: below, a box cannot be finer than a quarter of the picture
@@ -184,7 +185,7 @@ def doctor(
     randomised, again = _randomised(net, batch, target, chosen, looked, insides[0], seed)
     heat = {"map": looked, "occlusion": drops, "map, head randomised": again}
     return Diagnosis(
-        **about, method=specs.describe(chosen, maps.METHODS).split(":")[0], layer=looked.layer, top=top,
+        **about, method=looked.method, layer=looked.layer, top=top,
         findings=(*findings, randomised), shown=shown, expected=expected,
         heat={name: one.in_view()[0, 0].cpu().numpy() for name, one in heat.items() if one is not None},
     )  # fmt: skip
@@ -504,19 +505,17 @@ def _head(insides: Sequence[_Inside], seed: int) -> Finding:
         return Finding(
             "head", "doubtful", "cannot be told: no order of the channels changes the logits", measured
         )
-    words = f"the logits spread {fit:.1f} deviations wider than under heads with permuted channels"
+    words = (
+        f"the spread of the logits stands at {fit:.1f} deviations of that under heads with permuted channels"
+    )
     if fit >= HEAD_FITS:
         return Finding("head", "good", f"fits the features: {words}", measured)
-    if fit >= HEAD_FOREIGN:
-        return Finding(
-            "head", "doubtful", f"fits the features loosely: {words}; more pictures could tell", measured
-        )
-    return Finding(
-        "head",
-        "bad",
-        f"the head does not fit the features: it is another network's, or untrained; {words}",
-        measured,
-    )
+    if fit >= HEAD_FOREIGN or len(first.weight) < FEW_CLASSES:
+        few = f" with only {len(first.weight)} classes" if len(first.weight) < FEW_CLASSES else ""
+        words = f"fits the features loosely: {words}{few}; more pictures could tell"
+        return Finding("head", "doubtful", words, measured)
+    words = f"the head does not fit the features: it is another network's, or untrained; {words}"
+    return Finding("head", "bad", words, measured)
 
 
 # --- where the map looks -----------------------------------------------------------------------------------
