@@ -150,8 +150,6 @@ def doctor(
     comes back bit for bit as it was. Raises InputError for a picture that cannot be read, TargetError for a truth that
     is no class, UsageError.
     """
-    if net.card.preprocessing.channels not in ("RGB", "BGR", "L"):
-        raise UnsupportedError("doctor", got=net.card.preprocessing.channels, allowed="networks of pictures")
     names, pictures = _pictures(net, image)
     shape = net.card.preprocessing
     views = [shape.view(Size(p.height, p.width), "whole") for p in pictures]
@@ -160,10 +158,8 @@ def doctor(
     preprocessing, better = _preprocessing(net, pictures, views, insides)
     findings = [preprocessing, _view(views[0]), _outputs(net, batch, insides[0])]
     logits = insides[0].logits[:1]
-    shown, expected = (
-        _unnormalised(shape, batch.pixels),
-        better and _unnormalised(better, batch.pixels, shape),
-    )
+    shown = _unnormalised(shape, batch.pixels)
+    expected = None if better is None else _unnormalised(better, batch.pixels)
     about: dict[str, Any] = {"picture": names[0], "pictures": len(pictures), "network": net.card.name}
     if not logits.isfinite().all():
         return Diagnosis(**about, method="none", layer=None, top=(), findings=tuple(findings), shown=shown)
@@ -243,7 +239,8 @@ def _inside(net: Network, pixels: Tensor) -> _Inside:
 
 
 def _pictures(net: Network, image: Any) -> tuple[list[str], list[Image.Image]]:
-    if isinstance(image, (str, Path, bytes, Image.Image, Source)) or getattr(image, "ndim", 4) < 4:
+    one_picture = isinstance(image, (str, Path, bytes, Image.Image)) or getattr(image, "ndim", 4) < 4
+    if one_picture or not isinstance(image, Iterable):
         image = [image]
     given = chain.from_iterable(
         sources.expand([one]).sources if isinstance(one, (str, Path)) else [one] for one in image
@@ -264,7 +261,7 @@ def _twice(shape: Preprocessing, picture: Image.Image, view: View) -> Tensor:
     return shape.normalise(torch.stack([pixels, pixels.flip(-1)]))
 
 
-def _unnormalised(shape: Preprocessing, pixels: Tensor, order: Preprocessing | None = None) -> Image.Image:
+def _unnormalised(shape: Preprocessing, pixels: Tensor) -> Image.Image:
     """Normalised pixels `(1, C, H, W)` back as a picture, as a network that was trained with `shape` reads them."""
     values = pixels[0].detach().float().cpu().movedim(0, -1).numpy() * np.array(shape.std) + np.array(
         shape.mean
@@ -435,7 +432,8 @@ def _top(net: Network, logits: Tensor) -> tuple[tuple[Label, float], ...]:
 def _classes(
     net: Network, logits: Tensor, top: Sequence[tuple[Label, float]], truth: int | str | None
 ) -> Finding:
-    words = ", ".join(f"{label.name.split(',')[0]} {100 * p:.1f} %" for label, p in top)
+    shares = [f"{p:.3g}" if net.card.activation == "none" else f"{100 * p:.1f} %" for _, p in top]
+    words = ", ".join(f"{label.name.split(',')[0]} {p}" for (label, _), p in zip(top, shares, strict=True))
     measured: dict[str, Any] = {"probabilities": [round(p, 6) for _, p in top]}
     if truth is None:
         return Finding("top-5", "good", words, measured)
@@ -735,7 +733,7 @@ def _randomised(
             other = _with_head(net, inside.parameter, rng.permutation(inside.weight.shape[1]))
             made.append(method(other, batch, target))
     except Exception as error:  # a module may refuse to be copied in any way
-        words = f"cannot be told: the module cannot be copied ({type(error).__name__}: {error})"
+        words = f"cannot be told: no copy with another head ({type(error).__name__}: {error})"
         return Finding("randomised head", "doubtful", words, {}, "map"), None
     each = [rank_correlation(own, one.values[0, 0].cpu().numpy()) for one in made]
     middle = float(np.median(each))
