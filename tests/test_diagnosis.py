@@ -173,16 +173,17 @@ def test_norm_distance_in_closed_form():
 
 def test_head_fit_is_high_for_the_own_head_and_near_zero_for_another_order():
     generator = torch.Generator().manual_seed(0)
-    weight = torch.randn(20, 64, generator=generator)
-    given = (weight[7] + torch.randn(64, generator=generator)).relu()[None]
+    weight = torch.randn(20, 256, generator=generator)
+    given = (2 * weight[7] + torch.randn(256, generator=generator)).relu()[None]
     bias = torch.zeros(20)
     assert diagnosis.head_fit(given, weight, bias) > diagnosis.HEAD_FITS
     others = [
-        diagnosis.head_fit(given, weight[:, torch.randperm(64, generator=generator)], bias) for _ in range(40)
+        diagnosis.head_fit(given, weight[:, torch.randperm(256, generator=generator)], bias)
+        for _ in range(40)
     ]
     assert sum(fit >= diagnosis.HEAD_FOREIGN for fit in others) <= 1
     assert abs(float(np.mean(others))) < 0.6
-    assert math.isnan(diagnosis.head_fit(torch.ones(1, 64), weight, bias))
+    assert math.isnan(diagnosis.head_fit(torch.ones(1, 256), weight, bias))
 
 
 def test_rank_correlation_is_spearmans():

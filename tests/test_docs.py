@@ -93,6 +93,19 @@ def test_how_to_commands_run(page, desk, capsys):
     assert ran
 
 
+def test_doctors_commands_run(desk, capsys):
+    lines = [
+        line
+        for block in blocks(ROOT / "docs" / "how-to" / "doctor.md", "console")
+        for line in block.splitlines()
+    ]
+    assert len(lines) == 2
+    for line in lines:
+        assert main(shlex.split(line)[1:]) == 0, line
+    assert (desk / "checked" / "doctor.html").is_file()
+    assert "too early a layer" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
 def test_links_and_named_files_are_there(page):
     text = page.read_text(encoding="utf-8")

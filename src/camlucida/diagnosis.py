@@ -20,7 +20,7 @@ from scipy.stats import rankdata
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from camlucida import maps, specs, taps
+from camlucida import maps, taps
 from camlucida.errors import LayerError, TargetError, UnsupportedError, UsageError, nearest
 from camlucida.images import sources
 from camlucida.images.read import read_picture
@@ -41,9 +41,10 @@ from camlucida.values import Batch, HeatMaps, Label, Size, View
 FITS_BETTER, FITS_BETTER_BY = 1.5, 0.05
 SWAP_FITS_BETTER, SWAP_FITS_BETTER_BY = 1.4, 0.03
 # The spread of the logits, in deviations of its spread under heads with permuted channels. Were the head another
-# network's it would be one of them, so that 3 is one in a thousand; heads that fit stand at 8 and above.
+# network's it would be one of them, and few of those stand above 3; a head that fits stands far above.
 HEAD_FITS, HEAD_FOREIGN = 5.0, 3.0
 PERMUTATIONS = 499
+FEW_CLASSES = 10  # below, a picture between two classes has narrow logits under its own head as well
 # Share of the picture's shorter side: a cell that sees less than half of it cannot see the object whole.
 SEES_ENOUGH = 0.5
 CELLS = 4  # a side: below, a box cannot be finer than a quarter of the picture
@@ -149,8 +150,6 @@ def doctor(
     comes back bit for bit as it was. Raises InputError for a picture that cannot be read, TargetError for a truth that
     is no class, UsageError.
     """
-    if net.card.preprocessing.channels not in ("RGB", "BGR", "L"):
-        raise UnsupportedError("doctor", got=net.card.preprocessing.channels, allowed="networks of pictures")
     names, pictures = _pictures(net, image)
     shape = net.card.preprocessing
     views = [shape.view(Size(p.height, p.width), "whole") for p in pictures]
@@ -159,10 +158,8 @@ def doctor(
     preprocessing, better = _preprocessing(net, pictures, views, insides)
     findings = [preprocessing, _view(views[0]), _outputs(net, batch, insides[0])]
     logits = insides[0].logits[:1]
-    shown, expected = (
-        _unnormalised(shape, batch.pixels),
-        better and _unnormalised(better, batch.pixels, shape),
-    )
+    shown = _unnormalised(shape, batch.pixels)
+    expected = None if better is None else _unnormalised(better, batch.pixels)
     about: dict[str, Any] = {"picture": names[0], "pictures": len(pictures), "network": net.card.name}
     if not logits.isfinite().all():
         return Diagnosis(**about, method="none", layer=None, top=(), findings=tuple(findings), shown=shown)
@@ -184,7 +181,7 @@ def doctor(
     randomised, again = _randomised(net, batch, target, chosen, looked, insides[0], seed)
     heat = {"map": looked, "occlusion": drops, "map, head randomised": again}
     return Diagnosis(
-        **about, method=specs.describe(chosen, maps.METHODS).split(":")[0], layer=looked.layer, top=top,
+        **about, method=looked.method, layer=looked.layer, top=top,
         findings=(*findings, randomised), shown=shown, expected=expected,
         heat={name: one.in_view()[0, 0].cpu().numpy() for name, one in heat.items() if one is not None},
     )  # fmt: skip
@@ -242,7 +239,8 @@ def _inside(net: Network, pixels: Tensor) -> _Inside:
 
 
 def _pictures(net: Network, image: Any) -> tuple[list[str], list[Image.Image]]:
-    if isinstance(image, (str, Path, bytes, Image.Image, Source)) or getattr(image, "ndim", 4) < 4:
+    one_picture = isinstance(image, (str, Path, bytes, Image.Image)) or getattr(image, "ndim", 4) < 4
+    if one_picture or not isinstance(image, Iterable):
         image = [image]
     given = chain.from_iterable(
         sources.expand([one]).sources if isinstance(one, (str, Path)) else [one] for one in image
@@ -263,7 +261,7 @@ def _twice(shape: Preprocessing, picture: Image.Image, view: View) -> Tensor:
     return shape.normalise(torch.stack([pixels, pixels.flip(-1)]))
 
 
-def _unnormalised(shape: Preprocessing, pixels: Tensor, order: Preprocessing | None = None) -> Image.Image:
+def _unnormalised(shape: Preprocessing, pixels: Tensor) -> Image.Image:
     """Normalised pixels `(1, C, H, W)` back as a picture, as a network that was trained with `shape` reads them."""
     values = pixels[0].detach().float().cpu().movedim(0, -1).numpy() * np.array(shape.std) + np.array(
         shape.mean
@@ -434,7 +432,8 @@ def _top(net: Network, logits: Tensor) -> tuple[tuple[Label, float], ...]:
 def _classes(
     net: Network, logits: Tensor, top: Sequence[tuple[Label, float]], truth: int | str | None
 ) -> Finding:
-    words = ", ".join(f"{label.name.split(',')[0]} {100 * p:.1f} %" for label, p in top)
+    shares = [f"{p:.3g}" if net.card.activation == "none" else f"{100 * p:.1f} %" for _, p in top]
+    words = ", ".join(f"{label.name.split(',')[0]} {p}" for (label, _), p in zip(top, shares, strict=True))
     measured: dict[str, Any] = {"probabilities": [round(p, 6) for _, p in top]}
     if truth is None:
         return Finding("top-5", "good", words, measured)
@@ -504,19 +503,17 @@ def _head(insides: Sequence[_Inside], seed: int) -> Finding:
         return Finding(
             "head", "doubtful", "cannot be told: no order of the channels changes the logits", measured
         )
-    words = f"the logits spread {fit:.1f} deviations wider than under heads with permuted channels"
+    words = (
+        f"the spread of the logits stands at {fit:.1f} deviations of that under heads with permuted channels"
+    )
     if fit >= HEAD_FITS:
         return Finding("head", "good", f"fits the features: {words}", measured)
-    if fit >= HEAD_FOREIGN:
-        return Finding(
-            "head", "doubtful", f"fits the features loosely: {words}; more pictures could tell", measured
-        )
-    return Finding(
-        "head",
-        "bad",
-        f"the head does not fit the features: it is another network's, or untrained; {words}",
-        measured,
-    )
+    if fit >= HEAD_FOREIGN or len(first.weight) < FEW_CLASSES:
+        few = f" with only {len(first.weight)} classes" if len(first.weight) < FEW_CLASSES else ""
+        words = f"fits the features loosely: {words}{few}; more pictures could tell"
+        return Finding("head", "doubtful", words, measured)
+    words = f"the head does not fit the features: it is another network's, or untrained; {words}"
+    return Finding("head", "bad", words, measured)
 
 
 # --- where the map looks -----------------------------------------------------------------------------------
@@ -736,7 +733,7 @@ def _randomised(
             other = _with_head(net, inside.parameter, rng.permutation(inside.weight.shape[1]))
             made.append(method(other, batch, target))
     except Exception as error:  # a module may refuse to be copied in any way
-        words = f"cannot be told: the module cannot be copied ({type(error).__name__}: {error})"
+        words = f"cannot be told: no copy with another head ({type(error).__name__}: {error})"
         return Finding("randomised head", "doubtful", words, {}, "map"), None
     each = [rank_correlation(own, one.values[0, 0].cpu().numpy()) for one in made]
     middle = float(np.median(each))
