@@ -34,14 +34,20 @@ def pack_small(folder: Path) -> str:
 
 def in_child(work: Callable[[], int]) -> int:
     """The exit code of `work` in a forked process; an exception there is 99 and its traceback is printed."""
+    return os.waitstatus_to_exitcode(os.waitpid(begun(work), 0)[1])
+
+
+def begun(work: Callable[[], int]) -> int:
+    """The process that does `work`, forked."""
     child = os.fork()
     if not child:
         code = 99
         try:
+            torch.set_num_threads(1)  # the parent's other threads do not exist here
             code = work()
         except BaseException:
             traceback.print_exc()
         finally:
             sys.stderr.flush()
             os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return child

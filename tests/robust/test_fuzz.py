@@ -143,9 +143,10 @@ def test_metadata_that_warns_is_read_in_silence(capfd):
     with warnings.catch_warnings(record=True) as leaked:
         warnings.simplefilter("always")
         Image.open(io.BytesIO(data)).getexif()
-        assert len(leaked) == 1  # Pillow alone does warn
+        alone = len(leaked)
+        assert alone  # Pillow alone does warn
         assert read_picture(data).size == (61, 45)
-    assert len(leaked) == 1
+    assert len(leaked) == alone
     stream = io.BytesIO()
     Image.fromarray(smooth()).save(stream, "TIFF", compression="tiff_adobe_deflate")
     with pytest.raises(InputError):

@@ -92,14 +92,17 @@ def decode(data: bytes, background: RGB = MEAN_COLOUR, max_pixels: int = MAX_PIX
             picture = Image.open(io.BytesIO(data), formats=FORMATS)
             if picture.format != "PNG":  # there it lies behind the pixels
                 picture.getexif().get(0x0112)  # parsed here, where odd metadata may warn
-            several = picture.width * picture.height <= max_pixels and _has_several(picture, data)
+            small = picture.width * picture.height <= max_pixels
+            several = small and _has_several(picture, data)
+            if small and picture.format == "TIFF":
+                picture.load_prepare()  # asks for the limit of pixels once more
     except UnidentifiedImageError:
         raise InputError("not a picture, or broken in its header", allowed=", ".join(FORMATS)) from None
     except Image.DecompressionBombError:  # above twice the limit
         raise _bomb("far too many pixels", data, max_pixels) from None
     except Exception as error:  # decoders fail in many ways; each becomes this picture's reason
         raise InputError(f"broken picture: {error or type(error).__name__}") from error
-    if picture.width * picture.height > max_pixels:
+    if not small:
         raise _bomb(f"{picture.width} × {picture.height} pixels", data, max_pixels)
     kind = picture.format
     if kind == "PNG":
