@@ -6,11 +6,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from camlucida.errors import UsageError
-from camlucida.values import HeatMaps
+from camlucida.values import HeatMaps, View, between_cells, source_samples
 
 
 @dataclass(frozen=True)
@@ -61,5 +63,33 @@ class Views:
 def merge(views: Sequence[HeatMaps], limit: int | None = None) -> tuple[Tensor, ...]:
     """The mean over views of each picture's maps, in source pixels: a tuple of `(K, H, W)`. The views show
     the same pictures in the same order, with the same targets."""
-    sources = [maps.in_source(limit) for maps in views]
-    return tuple(torch.stack(one).mean(0) for one in zip(*sources, strict=True))
+    if len(views) == 1:
+        return views[0].in_source(limit)
+    values = [maps.in_view() if maps.grid.kind == "places" else maps.values for maps in views]
+    shown = zip(*(maps.views for maps in views), strict=True)
+    return tuple(_mean([one[i] for one in values], pair, limit) for i, pair in enumerate(shown))
+
+
+def _mean(maps: Sequence[Tensor], views: Sequence[View | None], limit: int | None) -> Tensor:
+    """The mean of one picture's maps `(K, h, w)` of each view. Laying a map M over the picture is linear,
+    Y M Xᵀ, so their sum is one product, [Y₁ Y₂ …] [M₁X₁ᵀ; M₂X₂ᵀ; …]: only the mean gets as large as the
+    picture."""
+    down, across = [], []
+    for one, view in zip(maps, views, strict=True):
+        y, x = source_samples(view, one.ndim - 1, limit)
+        assert view is not None  # source_samples has refused maps without a view
+        down.append(_weights(y, view.size.height, one.shape[1]).to(one) / len(maps))
+        across.append(one @ _weights(x, view.size.width, one.shape[2]).to(one).T)
+    return torch.cat(down, 1) @ torch.cat(across, 1)
+
+
+def _weights(at: NDArray[np.float64], length: int, cells: int) -> Tensor:
+    """`(samples, cells)`: the share of each cell in a sample `at` a place on an axis of `length` pixels that the
+    cells cover; none where the view did not look."""
+    low, high, share = between_cells(at * (cells / length) - 0.5, cells)
+    weights = np.zeros((len(at), cells))
+    samples = np.arange(len(at))
+    weights[samples, low] = 1 - share
+    weights[samples, high] += share
+    weights[(at <= 0) | (at >= length)] = 0
+    return torch.from_numpy(weights)
