@@ -73,14 +73,14 @@ def merge(views: Sequence[HeatMaps], limit: int | None = None) -> tuple[Tensor, 
 def _mean(maps: Sequence[Tensor], views: Sequence[View | None], limit: int | None) -> Tensor:
     """The mean of one picture's maps `(K, h, w)` of each view. Laying a map M over the picture is linear,
     Y M Xᵀ, so their sum is one product, [Y₁ Y₂ …] [M₁X₁ᵀ; M₂X₂ᵀ; …]: only the mean gets as large as the
-    picture."""
+    picture. In float64, so that equal values stay equal."""
     down, across = [], []
     for one, view in zip(maps, views, strict=True):
         y, x = source_samples(view, one.ndim - 1, limit)
         assert view is not None  # source_samples has refused maps without a view
-        down.append(_weights(y, view.size.height, one.shape[1]).to(one) / len(maps))
-        across.append(one @ _weights(x, view.size.width, one.shape[2]).to(one).T)
-    return torch.cat(down, 1) @ torch.cat(across, 1)
+        down.append(_weights(y, view.size.height, one.shape[1]).to(one.device) / len(maps))
+        across.append(one.double() @ _weights(x, view.size.width, one.shape[2]).to(one.device).T)
+    return (torch.cat(down, 1) @ torch.cat(across, 1)).to(maps[0].dtype)
 
 
 def _weights(at: NDArray[np.float64], length: int, cells: int) -> Tensor:
