@@ -1,16 +1,25 @@
-"""Speeds as ratios, in one process, repetitions interleaved: `make bench`, or `python benchmarks/bench.py --json FILE`.
+"""Speeds as ratios, in one process, rounds interleaved: `make bench`, or `python benchmarks/bench.py --json FILE`.
 
-Peers are measured where they are installed (`pip install 'camlucida[peers]'`), at their own best settings.
+`--only cam,peers` picks studies. Peers are measured where they are installed (`pip install 'camlucida[peers]'`), each at its
+own best settings. Every figure is the median over the rounds, with the range of the middle half.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import platform
+import resource
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,11 +27,16 @@ import torchvision
 from scipy import ndimage
 
 import camlucida as cl
+from camlucida import pipeline, report
 from camlucida.boxes.component_tree import sweep
+from camlucida.images import sources
 from camlucida.values import Size
 
+Tasks = dict[str, Callable[[], object]]
+Figures = dict[str, dict[str, float | str]]
 
-def interleaved(tasks: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+
+def interleaved(tasks: Tasks, rounds: int) -> dict[str, list[float]]:
     """Seconds of each task in each round, after one round to warm up; all tasks run in every round."""
     seconds: dict[str, list[float]] = {name: [] for name in tasks}
     for turn in range(rounds + 1):
@@ -34,65 +48,94 @@ def interleaved(tasks: dict[str, Callable[[], object]], rounds: int) -> dict[str
     return seconds
 
 
-def ratios(seconds: dict[str, list[float]], base: str) -> dict[str, dict[str, float]]:
-    """Median over rounds of task / base, with the range of the middle half."""
-    found = {}
-    for name, taken in seconds.items():
-        shares = sorted(a / b for a, b in zip(taken, seconds[base], strict=True))
-        quarter = len(shares) // 4
-        found[name] = {
-            "ratio": statistics.median(shares),
-            "low": shares[quarter],
-            "high": shares[-1 - quarter],
-            "milliseconds": 1000 * statistics.median(taken),
-        }
-    return found
+def summary(values: Sequence[float], unit: str) -> dict[str, float | str]:
+    """Median, with the range of the middle half."""
+    ordered = sorted(values)
+    quarter = len(ordered) // 4
+    return {
+        "median": statistics.median(ordered),
+        "low": ordered[quarter],
+        "high": ordered[-1 - quarter],
+        "unit": unit,
+    }
 
 
-def maps(rounds: int) -> tuple[str, dict[str, dict[str, float]]]:
-    """CAM for five classes and Grad-CAM for one, ResNet-50, batch 8, 224 × 224, against one bare forward pass."""
+def ratios(seconds: dict[str, list[float]], base: str) -> Figures:
+    """Task / base, round by round."""
+    return {
+        name: summary([a / b for a, b in zip(taken, seconds[base], strict=True)], "×")
+        | {"milliseconds": 1000 * statistics.median(taken)}
+        for name, taken in seconds.items()
+    }
+
+
+def cam(given: argparse.Namespace) -> Figures:
+    """CAM for five classes and Grad-CAM for one, ResNet-50, against one bare forward pass."""
+    tasks = _our_maps(*_resnet(given), given.batch)
+    return ratios(interleaved(tasks, given.rounds), "bare forward pass")
+
+
+def peers(given: argparse.Namespace) -> Figures:
+    """The same with the peers' maps, same weights, same process, against one bare forward pass."""
+    module, pixels = _resnet(given)
+    tasks = _our_maps(module, pixels, given.batch)
+    classes = [1] * given.batch
+    with suppress(ImportError):
+        from torchcam.methods import CAM, GradCAM
+
+        def torchcam_cam(wanted: int) -> None:
+            with CAM(module, "layer4", "fc") as extract, torch.inference_mode():
+                module(pixels)
+                for c in range(1, wanted + 1):
+                    extract([c] * given.batch, normalized=False)
+
+        def torchcam_grad_cam() -> None:
+            with GradCAM(module, "layer4") as extract:
+                extract(classes, module(pixels), normalized=False)
+
+        tasks["torchcam: CAM, one class"] = lambda: torchcam_cam(1)
+        tasks["torchcam: CAM, five classes"] = lambda: torchcam_cam(5)
+        tasks["torchcam: Grad-CAM, one class"] = torchcam_grad_cam
+    with suppress(ImportError):
+        from pytorch_grad_cam import GradCAM as PeerGradCAM
+        from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+        def grad_cam() -> None:
+            with PeerGradCAM(model=module, target_layers=[module.layer4]) as extract:
+                extract(pixels, [ClassifierOutputTarget(1)] * given.batch)
+
+        tasks["grad-cam: Grad-CAM, one class"] = grad_cam
+    with suppress(ImportError):
+        from captum.attr import LayerGradCam
+
+        tasks["captum: Grad-CAM, one class"] = lambda: LayerGradCam(module, module.layer4).attribute(
+            pixels, classes, relu_attributions=True
+        )
+    return ratios(interleaved(tasks, given.rounds), "bare forward pass")
+
+
+def _resnet(given: argparse.Namespace) -> tuple[Any, torch.Tensor]:
     torch.manual_seed(0)
     module = torchvision.models.resnet50(weights=None).eval()
-    net, pixels = cl.wrap(module), torch.randn(8, 3, 224, 224)
-    classes = [[1, 2, 3, 4, 5]] * 8
+    return module, torch.randn(given.batch, 3, given.side, given.side)
+
+
+def _our_maps(module: Any, pixels: torch.Tensor, batch: int) -> Tasks:
+    net, five = cl.wrap(module), [[1, 2, 3, 4, 5]] * batch
 
     def bare() -> None:
         with torch.inference_mode():
             module(pixels)
 
-    tasks: dict[str, Callable[[], object]] = {
+    return {
         "bare forward pass": bare,
-        "CAM, five classes": lambda: cl.CAM()(net, pixels, cl.ClassTarget(classes)),
+        "CAM, five classes": lambda: cl.CAM()(net, pixels, cl.ClassTarget(five)),
         "Grad-CAM, one class": lambda: cl.GradCAM()(net, pixels, cl.ClassTarget(1)),
     }
-    try:
-        from torchcam.methods import CAM, GradCAM
-
-        def torchcam(kind: type) -> None:
-            with kind(module) as extract:
-                out = module(pixels)
-                extract([1] * 8, out) if kind is GradCAM else extract([1] * 8)
-
-        tasks["torchcam: CAM, one class"] = lambda: torchcam(CAM)
-        tasks["torchcam: Grad-CAM, one class"] = lambda: torchcam(GradCAM)
-    except ImportError:
-        pass
-    try:
-        from pytorch_grad_cam import GradCAM as Peer
-        from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
-
-        def grad_cam() -> None:
-            with Peer(model=module, target_layers=[module.layer4]) as peer:
-                peer(input_tensor=pixels, targets=[ClassifierOutputTarget(1)] * 8)
-
-        tasks["grad-cam: Grad-CAM, one class"] = grad_cam
-    except ImportError:
-        pass
-    return "bare forward pass", ratios(interleaved(tasks, rounds), "bare forward pass")
 
 
-def boxes(rounds: int) -> tuple[str, dict[str, dict[str, float]]]:
-    """The largest component's box at 1,000 thresholds of a 224 × 224 map, one core."""
+def boxes(given: argparse.Namespace) -> Figures:
+    """The largest component's box at 1,000 thresholds of a 224 × 224 map, one core, against a loop."""
     torch.manual_seed(0)
     coarse = torch.randn(1, 1, 14, 14)
     heat = torch.nn.functional.interpolate(coarse, (224, 224), mode="bilinear")[0, 0].numpy()
@@ -105,26 +148,137 @@ def boxes(rounds: int) -> tuple[str, dict[str, dict[str, float]]]:
                 sizes = np.bincount(labels.ravel())
                 ndimage.find_objects((labels == sizes[1:].argmax() + 1).astype(np.int8))
 
-    tasks = {"loop over thresholds": loop, "one tree": lambda: sweep(heat, size, thresholds)}
-    return "loop over thresholds", ratios(interleaved(tasks, max(1, rounds // 3)), "loop over thresholds")
+    tasks: Tasks = {"loop over thresholds": loop, "one tree": lambda: sweep(heat, size, thresholds)}
+    return ratios(interleaved(tasks, max(1, given.rounds // 3)), "loop over thresholds")
+
+
+def folder(given: argparse.Namespace) -> Figures:
+    """Photographs → result folder with overlays and page, start-up left out; ResNet-50 (random weights) also as a share of the
+    rate of bare forward passes over the same batches."""
+    if not given.photos:
+        print("  no photographs: give --photos, or set CAMLUCIDA_DATA")
+        return {}
+    listed = sources.expand(given.photos).sources[: given.pictures]
+    figures: Figures = {}
+    for name, load in (
+        ("embedded network", lambda: cl.load("embedded")),
+        ("ResNet-50", lambda: cl.load("torchvision/resnet50", weights=None)),
+    ):
+        net = load()
+        shapes: list[tuple[int, ...]] = []
+        hook = net.module.register_forward_pre_hook(
+            lambda _, args, kept=shapes: kept.append(tuple(args[0].shape))
+        )
+        _localize(net, listed)
+        hook.remove()
+        inputs = [
+            torch.randn(shape) for shape in shapes[1:]
+        ]  # the first pass looks at how the network is made
+
+        def bare(net: cl.Network = net, inputs: list[torch.Tensor] = inputs) -> None:
+            with torch.inference_mode():
+                for pixels in inputs:
+                    net.module(pixels)
+
+        worked: list[float] = []
+
+        def run(net: cl.Network = net, worked: list[float] = worked) -> None:
+            began = time.process_time()
+            _localize(net, listed)
+            worked.append(time.process_time() - began)
+
+        seconds = interleaved({"localize": run, "bare": bare}, max(1, given.rounds // 3))
+        shares = [b / a for a, b in zip(seconds["localize"], seconds["bare"], strict=True)]
+        figures[f"{name}: localize"] = summary([len(listed) / s for s in seconds["localize"]], "pictures/s")
+        figures[f"{name}: bare"] = summary([len(listed) / s for s in seconds["bare"]], "pictures/s")
+        figures[f"{name}: share of bare"] = summary(shares, "×")
+        figures[f"{name}: processor time"] = summary(
+            [1000 * s / len(listed) for s in worked[1:]], "ms/picture"
+        )
+    return figures
+
+
+def _localize(net: cl.Network, listed: Sequence[sources.Source]) -> None:
+    """What `camlucida localize` does once the network is there."""
+    plan = pipeline.plan(net)
+    names = dict(zip((s.name for s in listed), sources.unique_names(listed), strict=True))
+    with tempfile.TemporaryDirectory() as place:
+        results = report.ResultFolder.open(Path(place) / "out", {})
+        for index, start in enumerate(range(0, len(listed), 128)):
+            part = list(pipeline.look(plan, listed[start : start + 128]))
+            seen = [one for one in part if isinstance(one, pipeline.Seen)]
+            rejected = [one for one in part if isinstance(one, pipeline.Rejected)]
+            results.write_part(index, seen, rejected, names)
+        results.finish(net.card.labels)
+
+
+def start(given: argparse.Namespace) -> Figures:
+    """From the command to its first word, a process of its own: wall time and processor time."""
+    figures: Figures = {}
+    for name, arguments in {
+        "bare Python": ["-c", "pass"],
+        "import camlucida": ["-c", "import camlucida"],
+        "camlucida --help": ["-m", "camlucida", "--help"],
+        "camlucida localize --help": ["-m", "camlucida", "localize", "--help"],
+    }.items():
+        wall, work = zip(*(_child(arguments) for _ in range(given.rounds)), strict=True)
+        figures[name] = summary(wall, "s")
+        figures[f"{name}: processor time"] = summary(work, "s")
+    return figures
+
+
+def _child(arguments: Sequence[str]) -> tuple[float, float]:
+    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
+    wall, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+STUDIES = {study.__name__: study for study in (cam, peers, boxes, folder, start)}
+
+
+def lines(figures: Figures) -> Iterator[str]:
+    for name, one in figures.items():
+        extra = f"{one['milliseconds']:10.2f} ms" if "milliseconds" in one else ""
+        yield f"  {name:<38} {one['median']:9.3f} {one['unit']:<10} ({one['low']:.3f} … {one['high']:.3f}) {extra}"
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("--rounds", type=int, default=9)
+    options.add_argument("--only", default="", help=f"studies, by commas: {', '.join(STUDIES)}; all of them")
+    options.add_argument("--batch", type=int, default=8, help="pictures a forward pass, for the maps")
+    options.add_argument("--side", type=int, default=224, help="pixels a side, for the maps")
+    options.add_argument("--photos", nargs="*", help="for the folder; $CAMLUCIDA_DATA/photos.zip")
+    options.add_argument("--pictures", type=int, help="only the first so many of them")
     options.add_argument("--json", type=Path, help="write the figures here")
     given = options.parse_args()
-    results = {}
-    for study in (maps, boxes):
-        base, found = study(given.rounds)
-        results[study.__name__] = {"base": base, "about": study.__doc__, "figures": found}
-        print(f"\n{study.__doc__}\n")
-        for name, one in found.items():
-            print(
-                f"  {name:<32} {one['ratio']:8.3f} ×  ({one['low']:.3f} … {one['high']:.3f})  {one['milliseconds']:9.2f} ms"
-            )
+    chosen = [word for word in given.only.split(",") if word] or list(STUDIES)
+    if unknown := [word for word in chosen if word not in STUDIES]:
+        options.error(f"--only: no study {unknown[0]!r}; there are {', '.join(STUDIES)}")
+    if not given.photos:
+        usual = Path(os.environ.get("CAMLUCIDA_DATA", "/nowhere")) / "photos.zip"
+        given.photos = [str(usual)] if usual.is_file() else []
+    machine = {
+        "cores": os.cpu_count(), "threads": torch.get_num_threads(), "machine": platform.machine(),
+        "python": platform.python_version(), "torch": torch.__version__, "camlucida": cl.__version__,
+    }  # fmt: skip
+    print(", ".join(f"{name} {value}" for name, value in machine.items()))
+    results: dict[str, Any] = {
+        "machine": machine,
+        "rounds": given.rounds,
+        "batch": given.batch,
+        "side": given.side,
+    }
+    for word in chosen:
+        print(f"\n{word}: {' '.join((STUDIES[word].__doc__ or '').split())}\n", flush=True)
+        figures = STUDIES[word](given)
+        results[word] = {"about": STUDIES[word].__doc__, "figures": figures}
+        print("\n".join(lines(figures)), flush=True)
     if given.json:
-        given.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        given.json.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

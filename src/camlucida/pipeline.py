@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -128,33 +128,48 @@ def look(
     sweeping: bool = True,
 ) -> Iterator[Seen | Rejected]:
     """Localizes one part of a run, in order. Pictures that the network sees at one shape share batches, in an
-    order that the part alone fixes. `classes`: localize this class of each picture instead of the predicted
-    ones."""
-    with ThreadPoolExecutor(max(workers, 1)) as pool:
+    order that the part alone fixes; the boxes of a batch are found by `workers` threads while the network runs
+    on the next. `classes`: localize this class of each picture instead of the predicted ones."""
+    pool = ThreadPoolExecutor(max(workers, 1))
+    try:
         read = list(pool.map(lambda source: _read(chosen, source), part))
-    groups: dict[tuple, list[int]] = defaultdict(list)
-    for i, one in enumerate(read):
-        if not isinstance(one, Rejected):
-            groups[tuple(tuple(p.shape) for p in one.pixels)].append(i)
-    results: dict[int, _Mapped] = {}
-    for members in groups.values():
-        for start in range(0, len(members), batch):
-            chunk = members[start : start + batch]
-            wanted = None if classes is None else [classes[i] for i in chunk]
-            for i, mapped in zip(chunk, _map(chosen, [read[i] for i in chunk], wanted), strict=True):  # type: ignore[misc]
-                results[i] = mapped
-    for i, one in enumerate(read):
-        if isinstance(one, Rejected):
-            yield one
-            continue
-        try:
-            picture = one.picture or read_picture(
-                _payload(one.source), chosen.network.card.preprocessing.mean_colour, chosen.max_pixels
+        groups: dict[tuple, list[int]] = defaultdict(list)
+        for i, one in enumerate(read):
+            if not isinstance(one, Rejected):
+                groups[tuple(tuple(p.shape) for p in one.pixels)].append(i)
+        results: dict[int, Future[_Boxed]] = {}
+        for members in groups.values():
+            for start in range(0, len(members), batch):
+                chunk = members[start : start + batch]
+                wanted = None if classes is None else [classes[i] for i in chunk]
+                for i, mapped in zip(chunk, _map(chosen, [read[i] for i in chunk], wanted), strict=True):  # type: ignore[misc]
+                    results[i] = pool.submit(_boxed, chosen, read[i], mapped, sweeping)  # type: ignore[arg-type]
+        for i, one in enumerate(read):
+            if isinstance(one, Rejected):
+                yield one
+                continue
+            try:
+                picture = one.picture or read_picture(
+                    _payload(one.source), chosen.network.card.preprocessing.mean_colour, chosen.max_pixels
+                )
+            except InputError as error:  # it was there a moment ago
+                yield Rejected(one.source, str(error))
+                continue
+            boxed = results.pop(i).result()
+            thresholds = THRESHOLDS if sweeping else THRESHOLDS[:0]
+            given = truth[i] if truth else ()
+            yield Seen(
+                one.source,
+                picture,
+                boxed.found,
+                boxed.grid,
+                thresholds,
+                boxed.sweep,
+                given,
+                boxed.probabilities,
             )
-        except InputError as error:  # it was there a moment ago
-            yield Rejected(one.source, str(error))
-            continue
-        yield _found(chosen, one, results.pop(i), picture, truth[i] if truth else (), sweeping)
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def measure(
@@ -201,11 +216,15 @@ class _Mapped:
     probabilities: NDArray[np.float32]
     logits: NDArray[np.float32]
     classes: list[int]
-    status: tuple[str, ...]
+    maps: tuple[HeatMaps, ...]  # of this picture alone, one for each view
+
+
+@dataclass(frozen=True)
+class _Boxed:
+    found: tuple[Localization, ...]
     grid: NDArray[np.float32]
-    heat: tuple[NDArray[np.float32], ...]  # (K, H, W) in source pixels: for the rule, and for the sweep
-    method: str
-    layer: str | None
+    sweep: NDArray[np.float64]
+    probabilities: NDArray[np.float32]
 
 
 def _read(chosen: Plan, source: Source | Any) -> _Read | Rejected:
@@ -217,12 +236,16 @@ def _read(chosen: Plan, source: Source | Any) -> _Read | Rejected:
         return Rejected(named, str(error))
     size = Size(picture.height, picture.width)
     views = chosen.views.of(size, shape)
-    pixels = tuple(shape.pixels(picture, view) for view in views)
+    straight = tuple(replace(view, flip=False) for view in views)
+    shown = {view: shape.pixels(picture, view) for view in dict.fromkeys(straight)}
+    pixels = tuple(
+        shown[key].flip(2) if view.flip else shown[key] for key, view in zip(straight, views, strict=True)
+    )
     return _Read(named, size, picture if size.height * size.width <= KEPT_PIXELS else None, pixels, views)
 
 
 def _map(chosen: Plan, pictures: Sequence[_Read], wanted: Sequence[int] | None) -> list[_Mapped]:
-    """Maps of one batch, merged over the views, which agree on the classes by their mean probability."""
+    """Maps of one batch in each view; the views agree on the classes by their mean probability."""
     net = chosen.network
     batches = [
         Batch(
@@ -260,36 +283,37 @@ def _map(chosen: Plan, pictures: Sequence[_Read], wanted: Sequence[int] | None) 
             got=len(net.card.labels),
             allowed=f"{logits.shape[1]}, one per output",
         )
-    first = made[0]
-    assert first.classes is not None
-    for_rule = merge(made, MAX_SIDE, chosen.views.how)
-    for_sweep = (
-        for_rule
-        if max(p.size.height for p in pictures) <= SWEEP_SIDE
-        and max(p.size.width for p in pictures) <= SWEEP_SIDE
-        else merge(made, SWEEP_SIDE, chosen.views.how)
-    )
-    plain = not many and first.grid.kind == "features"
-    grids = list(first.values) if plain else list(merge(made, GRID_SIDE, chosen.views.how))
-    status = [status_words(one) for one in for_rule] if many else first.status
-    rows = zip(probabilities, logits, first.classes, status, grids, for_rule, for_sweep, strict=True)
+    assert made[0].classes is not None
+    rows = zip(probabilities.cpu().numpy(), logits.cpu().numpy(), made[0].classes.tolist(), strict=True)
     name = specs.describe(method, maps.METHODS)
-    return [
-        _Mapped(
-            p.cpu().numpy(), z.cpu().numpy(), c.tolist(), s, g.cpu().numpy(),
-            (a.cpu().numpy(), b.cpu().numpy()), name, first.layer,
-        )
-        for p, z, c, s, g, a, b in rows
-    ]  # fmt: skip
+    made = [replace(one, method=name, values=one.values.cpu()) for one in made]
+    return [_Mapped(p, z, c, tuple(_of_picture(one, i) for one in made)) for i, (p, z, c) in enumerate(rows)]
 
 
-def _found(
-    chosen: Plan, one: _Read, mapped: _Mapped, picture: Image.Image, truth: tuple[Box, ...], sweeping: bool
-) -> Seen:
+def _of_picture(every: HeatMaps, i: int) -> HeatMaps:
+    """Of maps of several pictures, those of picture i."""
+    only = slice(i, i + 1)
+    return replace(
+        every,
+        values=every.values[only],
+        classes=None if every.classes is None else every.classes[only],
+        scores=every.scores[only],
+        views=every.views[only],
+        logits=None,
+        no_gradient=None if every.no_gradient is None else every.no_gradient[only],
+    )
+
+
+def _boxed(chosen: Plan, one: _Read, mapped: _Mapped, sweeping: bool) -> _Boxed:
+    """The maps of one picture merged over its views, boxed and swept."""
+    first, many, how = mapped.maps[0], len(mapped.maps) > 1, chosen.views.how
+    (merged,) = merge(mapped.maps, MAX_SIDE, how)
+    states = status_words(merged) if many else first.status[0]
+    plain = not many and first.grid.kind == "features"
+    grid = first.values[0] if plain else merge(mapped.maps, GRID_SIDE, how)[0]
+    rule_name, level = chosen.rule_name, chosen.rule.level
     found = []
-    for rank, (index, status, heat) in enumerate(
-        zip(mapped.classes, mapped.status, mapped.heat[0], strict=True), 1
-    ):
+    for rank, (index, status, heat) in enumerate(zip(mapped.classes, states, merged.numpy(), strict=True), 1):
         boxes = chosen.rule.on_map(heat, one.size)
         label = chosen.network.card.label(index)
         word: Any = "whole-picture" if status == "ok" and boxes[0].whole else status
@@ -304,10 +328,10 @@ def _found(
                 float(mapped.logits[index]),
                 boxes,
                 word,
-                mapped.method,
-                chosen.rule_name,
-                chosen.rule.level,
-                mapped.layer,
+                first.method,
+                rule_name,
+                level,
+                first.layer,
             )
         )
     same: dict[str, Any] = (
@@ -315,21 +339,12 @@ def _found(
         if isinstance(chosen.rule, FractionOfMax)
         else {}
     )
-    swept = (
-        np.stack([sweep(heat, one.size, THRESHOLDS, **same) for heat in mapped.heat[1]])
-        if sweeping
-        else np.zeros((len(found), 0, 4))
-    )
-    return Seen(
-        one.source,
-        picture,
-        tuple(found),
-        mapped.grid,
-        THRESHOLDS if sweeping else THRESHOLDS[:0],
-        swept,
-        truth,
-        mapped.probabilities,
-    )
+    swept = np.zeros((len(found), 0, 4))
+    if sweeping:
+        small = max(one.size.height, one.size.width) <= SWEEP_SIDE
+        coarse = (merged if small else merge(mapped.maps, SWEEP_SIDE, how)[0]).numpy()
+        swept = np.stack([sweep(heat, one.size, THRESHOLDS, **same) for heat in coarse])
+    return _Boxed(tuple(found), grid.numpy(), swept, mapped.probabilities)
 
 
 @dataclass(frozen=True)

@@ -425,41 +425,19 @@ class HeatMaps(Shown):
         if self.grid.kind == "places":
             values = _coverage_mean(self.values, self.grid)
             cells = values.shape[2:]
-        return tuple(self._one_in_source(values[i], cells, i, limit) for i in range(len(self.views)))
+        return tuple(self._one_in_source(values[i], cells, view, limit) for i, view in enumerate(self.views))
 
-    def looked(self, picture: int, limit: int | None = None) -> Tensor:
-        """Which pixels of a source picture its view shows: bool `(H, W)`, the frame of `in_source(limit)`."""
-        _, view, x, y = self._frame(picture, limit)
-        seen = np.outer((y > 0) & (y < view.size.height), (x > 0) & (x < view.size.width))
-        return torch.from_numpy(seen).to(self.values.device)
-
-    def _frame(
-        self, picture: int, limit: int | None
-    ) -> tuple[Size, View, NDArray[np.float64], NDArray[np.float64]]:
-        """Size of the frame of `in_source(limit)`, the view, and where in the view its columns and rows lie."""
-        view = self.views[picture]
-        if view is None or len(self.grid.view) != 2:
-            raise UsageError(
-                "in_source",
-                got=f"maps over {len(self.grid.view)} axes",
-                allowed="2-D pictures",
-                do="use .in_view()",
-            )
-        size = view.source
-        if limit is not None and max(size.height, size.width) > limit:
-            factor = limit / max(size.height, size.width)
-            size = Size(max(1, round(size.height * factor)), max(1, round(size.width * factor)))
-        xs = (np.arange(size.width) + 0.5) * (view.source.width / size.width)
-        ys = (np.arange(size.height) + 0.5) * (view.source.height / size.height)
-        x = view.to_view(np.stack([xs, np.zeros_like(xs)], -1))[:, 0]
-        y = view.to_view(np.stack([np.zeros_like(ys), ys], -1))[:, 1]
-        return size, view, x, y
-
-    def _one_in_source(self, values: Tensor, cells: Sequence[int], picture: int, limit: int | None) -> Tensor:
-        _, view, x, y = self._frame(picture, limit)
+    def _one_in_source(
+        self, values: Tensor, cells: Sequence[int], view: View | None, limit: int | None
+    ) -> Tensor:
+        y, x = source_samples(view, len(cells), limit)
+        assert view is not None  # source_samples has refused maps without a view
         out = _sample(values, 1, y * (cells[0] / view.size.height) - 0.5)
         out = _sample(out, 2, x * (cells[1] / view.size.width) - 0.5)
-        return out if view.is_whole else out * self.looked(picture, limit).to(out)
+        if not view.is_whole:
+            seen = np.outer((y > 0) & (y < view.size.height), (x > 0) & (x < view.size.width))
+            out = out * torch.from_numpy(seen).to(out)
+        return out
 
     def scaled(self, how: str = "minmax") -> Tensor:
         """Values scaled map by map for display: see `render.scaled`. Raw values stay in `values`."""
@@ -566,16 +544,43 @@ def status_words(maps: Tensor, no_gradient: Tensor | None = None) -> tuple[Statu
     return tuple(words[c] for c in codes.tolist())
 
 
-def _sample(values: Tensor, axis: int, at: NDArray[np.float64]) -> Tensor:
-    """Linear interpolation along one axis at cell coordinates `at` (0 = centre of the first cell), edges
-    repeated."""
-    cells = values.shape[axis]
+def source_samples(
+    view: View | None, axes: int, limit: int | None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Where the samples of a map over the source picture lie, in view pixels: y `(H,)` and x `(W,)`. `axes`
+    of the map, and `limit`, the longest side: as for `HeatMaps.in_source`."""
+    if view is None or axes != 2:
+        raise UsageError(
+            "in_source", got=f"maps over {axes} axes", allowed="2-D pictures", do="use .in_view()"
+        )
+    height, width = view.source.height, view.source.width
+    if limit is not None and max(height, width) > limit:
+        factor = limit / max(height, width)
+        height, width = max(1, round(height * factor)), max(1, round(width * factor))
+    xs = (np.arange(width) + 0.5) * (view.source.width / width)
+    ys = (np.arange(height) + 0.5) * (view.source.height / height)
+    x = view.to_view(np.stack([xs, np.zeros_like(xs)], -1))[:, 0]
+    y = view.to_view(np.stack([np.zeros_like(ys), ys], -1))[:, 1]
+    return y, x
+
+
+def between_cells(
+    at: NDArray[np.float64], cells: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """The two cells between which coordinates `at` lie (0 = centre of the first cell; edges repeated), and the
+    share of the second."""
     at = np.clip(at, 0, cells - 1)
     low = np.minimum(np.floor(at).astype(np.int64), max(cells - 2, 0))
-    part = torch.from_numpy(at - low).to(values.device, values.dtype)
+    return low, np.minimum(low + 1, cells - 1), at - low
+
+
+def _sample(values: Tensor, axis: int, at: NDArray[np.float64]) -> Tensor:
+    """Linear interpolation along one axis at cell coordinates `at`."""
+    low, high, share = between_cells(at, values.shape[axis])
+    part = torch.from_numpy(share).to(values.device, values.dtype)
     part = part.reshape([-1 if a == axis else 1 for a in range(values.ndim)])
     below = values.index_select(axis, torch.from_numpy(low).to(values.device))
-    above = values.index_select(axis, torch.from_numpy(np.minimum(low + 1, cells - 1)).to(values.device))
+    above = values.index_select(axis, torch.from_numpy(high).to(values.device))
     return torch.lerp(below, above, part)
 
 

@@ -68,6 +68,15 @@ def test_equals_the_rule_on_larger_maps(kind, connectivity):
         assert found.tolist() == [list(rule.on_map(heat, size)[0].box.corners) for rule in rules]
 
 
+def test_many_peaks_at_many_thresholds_are_what_few_at_a_time_give():
+    """Beyond 2^16 nodes they are sorted in another way."""
+    heat = np.random.default_rng(11).standard_normal((37, 52)).astype(np.float32)
+    thresholds = np.linspace(0, 1, 997)
+    size = Size(37, 52)
+    parts = [sweep(heat, size, few) for few in np.array_split(thresholds, 20)]
+    np.testing.assert_array_equal(sweep(heat, size, thresholds), np.concatenate(parts))
+
+
 def test_by_hand():
     heat = np.array([[1, 3, 1, 0, 2], [0, 1, 0, 0, 2], [0, 0, 0, 0, 2], [4, 0, 0, 0, 0]], np.float32)
     # Above 0: the cross of 4; above 1: the column of 3; above 2: two lone pixels, the upper one first; above

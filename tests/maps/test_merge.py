@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -47,6 +49,23 @@ def test_zooms_are_laid_over_the_same_picture():
     found = merge([heat(g, v) for g, v in zip(grids, views, strict=True)])
     each = [F.interpolate(g, (30, 44), mode="bilinear", align_corners=False) for g in grids]
     torch.testing.assert_close(found[0], ((each[0] + each[1]) / 2)[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("limit", [None, 20])
+def test_the_product_is_the_mean_of_the_views_laid_over_the_picture_one_by_one(limit):
+    """Zooms, a mirror image and a crop, which did not look everywhere; cells, and places of an occluder."""
+    whole, zoomed = View.whole(SOURCE, Size(15, 22)), View.whole(SOURCE, Size(24, 35), flip=True)
+    cropped = View(SOURCE, Size(15, 22), (2, 3, 11, 13), flip=True)
+    maps = [
+        heat(random(2, 3, 5, 7, seed=i), view) for i, view in enumerate((whole, zoomed, cropped, cropped))
+    ]
+    places = Grid((15, 22), (2.0, 2.0), (3.0, 3.0), (4.0, 4.0), "places")
+    maps.append(replace(heat(random(2, 3, 4, 7, seed=9), whole), grid=places))
+    found = merge(maps, limit)
+    for i in range(2):
+        slow = torch.stack([one.in_source(limit)[i].double() for one in maps]).mean(0)
+        assert float(slow.std()) > 0.1
+        torch.testing.assert_close(found[i].double(), slow, rtol=1e-5, atol=1e-6)
 
 
 def test_one_view_is_itself_and_a_limit_makes_it_coarser():

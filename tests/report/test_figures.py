@@ -1,12 +1,14 @@
+import io
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from camlucida import render
 from camlucida.errors import UsageError
 from camlucida.report import row, sheet
-from camlucida.report.figures import stretched
+from camlucida.report.figures import sheets, stretched
 from camlucida.values import Box, ScoredBox
 from report import report_values as made
 
@@ -81,6 +83,37 @@ def test_a_rank_that_is_not_there():
 
 def test_a_row_has_the_picture_and_each_class():
     assert row(made.two_boxes()).width == 3 * 600 + 2 * 8
+
+
+def test_all_the_sheets_are_the_sheets_of_each_rank():
+    one = made.two_boxes()
+    shown = dict(sheets(one))
+    assert list(shown) == [1, 2]
+    for rank in shown:
+        np.testing.assert_array_equal(np.asarray(shown[rank]), np.asarray(sheet(one, rank)))
+
+
+@pytest.mark.parametrize("opacity", [0.0, 0.3, 0.55, 1.0])
+def test_the_blend_is_the_blend_of_floats(opacity):
+    """In 256ths and 16 bits, so at most one step from it."""
+    rng = np.random.default_rng(0)
+    picture = rng.integers(0, 256, (40, 56, 3)).astype(np.uint8)
+    heat = rng.normal(size=(40, 56)).astype(np.float32)
+    colours = render.colourise(render.scaled(heat, "max")).astype(float)
+    slow = np.rint((1 - opacity) * picture + opacity * colours)
+    found = render.overlay(picture, heat, opacity=opacity).astype(float)
+    assert np.abs(found - slow).max() <= 1
+    if opacity in (0, 1):
+        np.testing.assert_array_equal(found, slow)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 7), (40, 56)])
+def test_what_png_packs_is_what_a_reader_gets(shape):
+    picture = np.random.default_rng(0).integers(0, 256, (*shape, 3)).astype(np.uint8)
+    for given in (picture, Image.fromarray(picture)):
+        read = Image.open(io.BytesIO(render.png(given)))
+        assert (read.format, read.mode) == ("PNG", "RGB")
+        np.testing.assert_array_equal(np.asarray(read), picture)
 
 
 def test_names_beyond_the_font_do_not_fail():

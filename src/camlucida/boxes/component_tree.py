@@ -74,14 +74,15 @@ def _largest_per_level(levels: Integers, connectivity: int) -> Integers:
         return np.empty((0, 4), np.int64)
     flat = levels.ravel()
     peak_of, peaks = _peaks(levels, connectivity)
-    into, height = _merges(*_passes(levels, peak_of.reshape(levels.shape), peaks, connectivity), peaks)
+    into, height = _merges(*_passes(levels, peak_of, peaks, connectivity), peaks)
 
     # A node is a component at a level where it has pixels: (its representative peak, level), sorted by both.
     pixels = np.flatnonzero(flat)
     owner = _representative(peak_of[pixels], flat[pixels], into, height)
-    order = np.lexsort((flat[pixels], owner))
-    pixels, owner = pixels[order], owner[order]
     code = owner * (top + 1) + flat[pixels]
+    few = peaks * (top + 1) <= 2**16  # numbers of 16 bits are sorted in one pass, by radix
+    order = np.argsort(code.astype(np.uint16) if few else code, kind="stable")
+    pixels, owner, code = pixels[order], owner[order], code[order]
     starts = np.flatnonzero(np.concatenate([[True], code[1:] != code[:-1]]))
     code, owner = code[starts], owner[starts]
     level = code - owner * (top + 1)
@@ -115,14 +116,15 @@ def _peaks(levels: Integers, connectivity: int) -> tuple[Integers, int]:
     """The peak, numbered from 0, to which each pixel `(H·W,)` climbs by its highest neighbour, ties by the
     later pixel; and how many peaks there are. Every step keeps or raises the level."""
     places = levels.size
-    key = levels * places + np.arange(places).reshape(levels.shape)
+    bits = places.bit_length()
+    key = (levels << bits) | np.arange(places).reshape(levels.shape)
     wide = key.copy()
     np.maximum(wide[:, 1:], key[:, :-1], out=wide[:, 1:])
     np.maximum(wide[:, :-1], key[:, 1:], out=wide[:, :-1])
     best, rows = wide.copy(), wide if connectivity == 8 else key
     np.maximum(best[1:], rows[:-1], out=best[1:])
     np.maximum(best[:-1], rows[1:], out=best[:-1])
-    climb = best.ravel() % places
+    climb = best.ravel() & ((1 << bits) - 1)
     number = np.cumsum(climb == np.arange(places)) - 1
     while True:
         further = climb[climb]
@@ -135,17 +137,20 @@ def _passes(
     levels: Integers, peak_of: Integers, peaks: int, connectivity: int
 ) -> tuple[list[int], list[int], list[int]]:
     """The highest pass between each pair of touching peaks, highest first: peak, other peak, level ≥ 1."""
-    steps: list[tuple[Any, Any]] = [(np.s_[:, :-1], np.s_[:, 1:]), (np.s_[:-1], np.s_[1:])]
-    if connectivity == 8:
-        steps += [(np.s_[:-1, :-1], np.s_[1:, 1:]), (np.s_[:-1, 1:], np.s_[1:, :-1])]
+    flat, width = levels.ravel(), levels.shape[1]
+    # How far apart two neighbours lie in raster order, and the column that has no such neighbour.
+    steps = [(1, width - 1), (width, -1)]
+    if connectivity == 8 and width > 1:
+        steps += [(width + 1, width - 1), (width - 1, 0)]
     pairs, heights = [], []
-    for here, there in steps:
-        one, other = peak_of[here], peak_of[there]
-        height = np.minimum(levels[here], levels[there])
-        between = (one != other) & (height > 0)
-        one, other = one[between], other[between]
+    for step, edge in steps:
+        here = np.flatnonzero(peak_of[:-step] != peak_of[step:])
+        height = np.minimum(flat[here], flat[here + step])
+        met = (height > 0) & (here % width != edge)
+        here, height = here[met], height[met]
+        one, other = peak_of[here], peak_of[here + step]
         pairs.append(np.minimum(one, other) * peaks + np.maximum(one, other))
-        heights.append(height[between])
+        heights.append(height)
     pair, height = np.concatenate(pairs), np.concatenate(heights)
     order = np.lexsort((-height, pair))
     pair, height = pair[order], height[order]

@@ -168,19 +168,32 @@ def cut(usable: NDArray[np.float64], threshold: Any) -> Any:
 
 
 def components(
-    mask: NDArray[np.bool_], connectivity: int
+    mask: NDArray[np.bool_], connectivity: int, which: Literal["largest", "all"] = "all"
 ) -> tuple[NDArray[np.integer], list[tuple[int, Window]]]:
     """Connected components of a mask: labels `(H, W)` and for each its label and window, by falling pixel
-    count, ties by the first pixel in raster order."""
+    count, ties by the first pixel in raster order; `largest`: the first of them alone, without sorting."""
     labels, count = ndimage.label(mask, ndimage.generate_binary_structure(2, 1 if connectivity == 4 else 2))
+    if count == 1:
+        return labels, [(1, _window(mask))]
     flat = labels.ravel()
     areas = np.bincount(flat, minlength=count + 1)
+    if which == "largest" and count:
+        most = np.flatnonzero(areas[1:] == areas[1:].max()) + 1
+        if len(most) == 1:
+            return labels, [(int(most[0]), _window(labels == most[0]))]
     first = np.zeros(count + 1, np.int64)
     places = np.flatnonzero(flat)[::-1]
     first[flat[places]] = places  # of repeated labels the last write stays: the smallest place
     order = np.lexsort((first[1:], -areas[1:]))
     windows = ndimage.find_objects(labels)
-    return labels, [(int(i) + 1, windows[i]) for i in order]
+    found = [(int(i) + 1, windows[i]) for i in order]
+    return labels, found if which == "all" else found[:1]
+
+
+def _window(mask: NDArray[np.bool_]) -> Window:
+    """The smallest (rows, columns) that hold a mask, which is not empty."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 
 
 def to_source(corners: ArrayLike, shape: tuple[int, ...], size: Size) -> NDArray[np.float64]:
@@ -226,12 +239,12 @@ def _check_components(rule: FractionOfMax | Quantile | FixedLevel) -> None:
 def _boxes_above(
     values: NDArray[np.float64], level: float, rule: FractionOfMax | Quantile | FixedLevel, size: Size
 ) -> tuple[ScoredBox, ...]:
-    labels, found = components(values > level, rule.connectivity)
+    labels, found = components(values > level, rule.connectivity, rule.components)
     if not found:
         return (whole_picture(size),)
     maximum = float(values.max())
     boxes = []
-    for label, window in found if rule.components == "all" else found[:1]:
+    for label, window in found:
         score = relative_peak(values[window][labels[window] == label], maximum)
         boxes.append(ScoredBox(Box(*to_source(corners_of(window), values.shape, size).tolist()), score))
     return tuple(boxes)

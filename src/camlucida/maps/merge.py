@@ -7,17 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from camlucida.errors import UsageError
 from camlucida.images.views import Preprocessing
-from camlucida.values import HeatMaps, Size, View
+from camlucida.values import HeatMaps, Size, View, between_cells, source_samples
 
-TEN_CROP = (
-    256,
-    224,
-)  # sides of the squashed picture and of its crops, as released; other cards keep the ratio
+TEN_CROP = (256, 224)  # sides of the squashed picture and of its crops; other cards keep the ratio
 CROPS = {"ten-crop": "absolute", "crops": "mean"}  # word → how its maps are merged
 ALLOWED = "1 | flip | scales | flip+scales | flip+0.75+1 | ten-crop | crops"
 
@@ -113,16 +112,42 @@ def merge(
     if how == "absolute":
         each = [[one.abs() for one in maps.in_source(limit)] for maps in views]
         return tuple(torch.stack(one).sum(0) for one in zip(*each, strict=True))
-    each = [list(maps.in_source(limit)) for maps in views]
-    merged = []
-    for i, one in enumerate(zip(*each, strict=True)):
-        total = torch.stack(one)
-        if all(maps.views[i] is None or maps.views[i].is_whole for maps in views):  # type: ignore[union-attr]
-            merged.append(total.mean(0))
-            continue
-        looked = sum(maps.looked(i, limit).to(total) for maps in views)
-        merged.append(total.sum(0) / torch.as_tensor(looked).clamp(min=1))
-    return tuple(merged)
+    if len(views) == 1:
+        return views[0].in_source(limit)
+    values = [maps.in_view() if maps.grid.kind == "places" else maps.values for maps in views]
+    shown = zip(*(maps.views for maps in views), strict=True)
+    return tuple(_mean([one[i] for one in values], pair, limit) for i, pair in enumerate(shown))
+
+
+def _mean(maps: Sequence[Tensor], views: Sequence[View | None], limit: int | None) -> Tensor:
+    """The mean of one picture's maps `(K, h, w)` of each view, over the views that look at a pixel. Laying a map M
+    over the picture is linear, Y M Xᵀ, so their sum is one product, [Y₁ Y₂ …] [M₁X₁ᵀ; M₂X₂ᵀ; …]: only the mean gets
+    as large as the picture; and so is the count of views, of ones where each looks."""
+    across, rows, columns = [], [], []
+    for one, view in zip(maps, views, strict=True):
+        y, x = source_samples(view, one.ndim - 1, limit)
+        assert view is not None  # source_samples has refused maps without a view
+        rows.append(_weights(y, view.size.height, one.shape[1]).to(one))
+        columns.append(_weights(x, view.size.width, one.shape[2]).to(one))
+        across.append(one @ columns[-1].T)
+    if all(view is not None and view.is_whole for view in views):
+        return torch.cat([y / len(maps) for y in rows], 1) @ torch.cat(across, 1)
+    total = torch.cat(rows, 1) @ torch.cat(across, 1)
+    looking = torch.stack([y.any(1) for y in rows], 1).to(total)
+    count = looking @ torch.stack([x.any(1) for x in columns]).to(total)
+    return total / count.clamp(min=1)
+
+
+def _weights(at: NDArray[np.float64], length: int, cells: int) -> Tensor:
+    """`(samples, cells)`: the share of each cell in a sample `at` a place on an axis of `length` pixels that the
+    cells cover; none where the view did not look."""
+    low, high, share = between_cells(at * (cells / length) - 0.5, cells)
+    weights = np.zeros((len(at), cells))
+    samples = np.arange(len(at))
+    weights[samples, low] = 1 - share
+    weights[samples, high] += share
+    weights[(at <= 0) | (at >= length)] = 0
+    return torch.from_numpy(weights)
 
 
 def of_classes(every: HeatMaps, classes: Tensor) -> HeatMaps:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -33,7 +34,19 @@ def sheet(seen: Seen, rank: int, *, longest: int = LONGEST) -> Image.Image:
     that has nothing to show leaves the picture grey with its status printed on it. Raises UsageError for a
     rank that was not localized."""
     found, heat = of_rank(seen, rank)
+    return _sheet(seen, found, heat, *_sized(seen.picture, longest))
+
+
+def sheets(seen: Seen, *, longest: int = LONGEST) -> Iterator[tuple[int, Image.Image]]:
+    """The rank and the `sheet` of every localized class, the picture made ready once."""
     picture, factor = _sized(seen.picture, longest)
+    for found, heat in zip(seen.found, seen.maps, strict=True):
+        yield found.rank, _sheet(seen, found, heat, picture, factor)
+
+
+def _sheet(
+    seen: Seen, found: Localization, heat: NDArray, picture: NDArray[np.uint8], factor: float
+) -> Image.Image:
     boxes = [[c * factor for c in scored.box.corners] for scored in found.boxes]
     truth = [[c * factor for c in box.corners] for box in seen.truth]
     caption = _latin(f"{found.class_name} {percent(found.probability)} · {found.status}")
@@ -52,7 +65,7 @@ def row(seen: Seen, *, longest: int = 384) -> Image.Image:
     truth = [[c * factor for c in box.corners] for box in seen.truth]
     name = _latin(seen.source.relative.rsplit("/", 1)[-1])
     plain = render.captioned(picture, f"{name} · {seen.picture.width} x {seen.picture.height}", truth=truth)
-    return render.side_by_side([plain, *(sheet(seen, found.rank, longest=longest) for found in seen.found)])
+    return render.side_by_side([plain, *(shown for _, shown in sheets(seen, longest=longest))])
 
 
 def of_rank(seen: Seen, rank: int) -> tuple[Localization, NDArray[np.float32]]:

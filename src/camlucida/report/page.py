@@ -34,7 +34,7 @@ def entry(seen: Seen) -> dict[str, Any]:
     become None."""
     width, height = seen.picture.size
     small = seen.picture.convert("RGB").resize(
-        figures.fitted(width, height, LONGEST), Image.Resampling.LANCZOS, reducing_gap=3.0
+        figures.fitted(width, height, LONGEST), Image.Resampling.HAMMING, reducing_gap=3.0
     )
     stream = io.BytesIO()
     small.save(stream, "JPEG", quality=82, optimize=True)

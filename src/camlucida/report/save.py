@@ -13,7 +13,7 @@ import shlex
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -164,13 +164,18 @@ class ResultFolder:
     ) -> None:
         before = sum(count for other, count in self._pictures.items() if other < index)
         room = len(seen) if self._overlays is None else max(0, min(len(seen), self._overlays - before))
-        with _clear(self.folder / "overlays"):
-            self._write_overlays(seen[:room], names)
-        notes = {
-            "pictures": len(seen),
-            "rejected": [[_text(one.source.name), " ".join(_text(one.reason).split())] for one in rejected],
-            "entries": [_cleaned(pages.entry(one)) for one in seen[: max(0, PICTURES - before)]],
-        }
+        shown = seen[: max(0, PICTURES - before)]
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            entries = pool.map(lambda one: _cleaned(pages.entry(one)), shown)
+            with _clear(self.folder / "overlays"):
+                self._write_overlays(seen[:room], names, pool)
+            notes = {
+                "pictures": len(seen),
+                "rejected": [
+                    [_text(one.source.name), " ".join(_text(one.reason).split())] for one in rejected
+                ],
+                "entries": list(entries),
+            }
         table = pa.Table.from_pylist([row for one in seen for row in _rows(one)], COLUMNS)
         _write_json(self._notes_file(index), notes)
         file = self.folder / "localizations" / f"part-{index:05d}.parquet"
@@ -178,25 +183,20 @@ class ResultFolder:
             pa.parquet.write_table(table, partial, compression="zstd")
         self._pictures[index] = len(seen)
 
-    def _write_overlays(self, seen: Sequence[Seen], names: Mapping[str, str]) -> None:
+    def _write_overlays(self, seen: Sequence[Seen], names: Mapping[str, str], pool: Executor) -> None:
         folder = self.folder / "overlays"
-        wanted = [
-            (one, found.rank, folder / f"{names[one.source.name]}-{found.rank}.png")
-            for one in seen
-            for found in one.found
-        ]
-        if not wanted:
+        if not any(one.found for one in seen):
             return
         folder.mkdir(exist_ok=True)
 
-        def draw(item: tuple[Seen, int, Path]) -> None:
-            one, rank, file = item
-            with _clear(file):
-                file.write_bytes(render.png(figures.sheet(one, rank)))
+        def draw(one: Seen) -> None:
+            for rank, shown in figures.sheets(one):
+                file = folder / f"{names[one.source.name]}-{rank}.png"
+                with _clear(file):
+                    file.write_bytes(render.png(shown))
 
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            for _ in pool.map(draw, wanted):
-                pass
+        for _ in pool.map(draw, seen):
+            pass
 
     def finish(self, labels: Sequence[Label] = (), *, csv: bool = False, page: bool = True) -> dict[str, Any]:
         """Makes the other files from the parts, drops the notes and returns the finished manifest.
