@@ -135,7 +135,7 @@ def timm_network(
         interpolation="bicubic" if found["interpolation"] == "bicubic" else "bilinear",
         mean=tuple(found["mean"]),
         std=tuple(found["std"]),
-        any_size=not found.get("fixed_input_size", False),
+        any_size=not found.get("fixed_input_size", False) and not hasattr(module, "patch_embed"),
         minimum=32,
     )
     return module, Card(name, f"timm/{name}", arguments, shape)
