@@ -65,7 +65,8 @@ def test_import_is_light():
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["localize", "--help"], ["train", "--help"], ["evaluate", "--help"], ["doctor", "--help"]]
+    "arguments",
+    [["--help"], ["localize", "--help"], ["train", "--help"], ["evaluate", "--help"], ["doctor", "--help"]],
 )
 def test_help_does_not_import_torch(arguments):
     code = (
