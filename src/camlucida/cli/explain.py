@@ -80,7 +80,8 @@ def run(options: Options, command: Sequence[str]) -> int:
     net = choices.network(options)
     asked = explain.classes(options.classes, net.card.labels)
     views = Views.of(net.card.localization.views if options.views == "auto" else options.views)
-    explained, rejected = [], []
+    explained: list[explain.Explained] = []
+    rejected: list[tuple[str, str]] = []
     for source in listing.sources:
         try:
             explained.append(explain.explain(net, source, asked, columns, views, _note))
