@@ -505,7 +505,7 @@ class HeatMaps(Shown):
         """The maps on their own, each on its own scale: from 0, or centred at zero where signed."""
         if self.values.ndim != 4:
             return
-        size = tuple(max(1, round(224 * side / max(self.grid.view))) for side in self.grid.view[::-1])
+        height, width = (max(1, round(224 * side / max(self.grid.view))) for side in self.grid.view)
         for n, row in enumerate(self.values[:SHOWN, :SHOWN_CLASSES].detach().float().cpu().numpy()):
             for k, heat in enumerate(row):
                 finite = np.nan_to_num(heat, nan=0.0, posinf=0.0, neginf=0.0)
@@ -515,7 +515,7 @@ class HeatMaps(Shown):
                 if self.status[n][k] in ("ok", "all-negative"):
                     words += f" · {low:.3g} … {high:.3g}"
                 picture = Image.fromarray(render.shade(finite, low, high))
-                yield words, picture.resize(size, Image.Resampling.NEAREST)
+                yield words, picture.resize((width, height), Image.Resampling.NEAREST)
 
     def _more(self) -> str:
         pictures, targets = self.values.shape[:2]

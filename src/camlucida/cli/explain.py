@@ -71,7 +71,8 @@ def run(options: Options, command: Sequence[str]) -> int:
     net = choices.network(options.network)
     asked = explain.classes(options.classes, net.card.labels)
     views = Views.parse(net.card.localization.views if options.views == "auto" else options.views)
-    explained, rejected = [], []
+    explained: list[explain.Explained] = []
+    rejected: list[tuple[str, str]] = []
     for source in listing.sources:
         try:
             explained.append(explain.explain(net, source, asked, columns, views, _note))

@@ -59,7 +59,7 @@ class Scale:
             return cls(spec)
         match = re.fullmatch(r"fixed:([^:]+):([^:]+)", spec)
         try:
-            low, high = (float(text) for text in match.groups()) if match else (0.0, 0.0)
+            low, high = map(float, match.groups() if match else ("0", "0"))
         except ValueError:
             low = high = 0.0
         if not (np.isfinite([low, high]).all() and low < high and high > 0):
