@@ -217,10 +217,30 @@ def test_every_block_runs(page, desk, capsys, monkeypatch):
         raise
 
 
+def inline(page: Path) -> list[str]:
+    """Whole commands in running text: `make bench`; not those with a gap in them, as `camlucida VERB …`."""
+    text = re.sub(r"^```.*?^```", "", text_of(page), flags=re.DOTALL | re.MULTILINE)
+    found = re.findall(r"`((?:camlucida|make|python) [^`]+)`", text)
+    return [" ".join(one.split()) for one in found if not re.search("…|VERB|NAME|FOLDER", one)]
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if inline(p)], ids=name_of)
+def test_commands_in_running_text_can_be_read(page, monkeypatch):
+    for line in inline(page):
+        try:
+            words = line.split()
+            if words[0] == "camlucida" and len(words) == 2:
+                assert words[1] in VERBS
+            else:
+                read_only(line, monkeypatch)
+        except BaseException as error:
+            error.add_note(f"at {name_of(page)}: {line}")
+            raise
+
+
 def test_nothing_is_declared_in_vain():
-    lines = [
-        line for page in PAGES for b in blocks(page) if b.language == "console" for _, line in commands(b)
-    ]
+    lines = [text for p in PAGES for b in blocks(p) if b.language == "console" for _, text in commands(b)]
+    lines += [text for p in PAGES for text in inline(p)]
     used = {declared(line, table) for line in lines for table in (ONLY_PARSED, NOT_READ)}
     assert {*ONLY_PARSED, *NOT_READ} <= used
 
