@@ -589,10 +589,10 @@ def _gradient(net: Network, batch: Batch, layer: Layer, target: ClassTarget, log
         gradient = None
         if score.requires_grad:
             (gradient,) = torch.autograd.grad(score, run.tapped[layer.point], allow_unused=True)
-        activation = run.tapped[layer.point].detach().float().movedim(layer.channel_axis, 1)[0].flatten(1)
+        activation = layer.cells(run.tapped[layer.point].detach()).float()[0].flatten(1)
     if gradient is None:
         return Finding("gradient", "bad", f"none reaches {layer.name}", {"norm": 0.0}, "map")
-    gradient = gradient.float().movedim(layer.channel_axis, 1)[0].flatten(1)
+    gradient = layer.cells(gradient).float()[0].flatten(1)
     top = float(net.probabilities(logits).max())
     norm, empty = float(gradient.norm()), float((gradient == 0).all(0).float().mean())
     dead = float((activation == 0).all(1).float().mean())
@@ -635,7 +635,7 @@ def _completeness(net: Network, batch: Batch, target: ClassTarget, logits: Tenso
     cam = CAM()(net, batch, target)
     with taps.borrowed(net.module):
         features = net.run(batch.pixels, [found.features.point]).tapped[found.features.point]
-    features = features.float().movedim(found.head.channel_axis, 1)
+    features = found.features.cells(features).float()
     bias = float(found.head.linear(features)[2][0, target.index])
     mean, logit = float(cam.values[0, 0].double().mean()), float(logits[0, target.index])
     error = abs(mean + bias - logit) / max(float(logits.abs().max()), 1e-12)

@@ -70,7 +70,7 @@ def survey(net: Network, batch: Batch | Tensor) -> tuple[tuple[Surveyed, ...], i
         gradient = gradients.get(one.point) if one in live else _gradient(net, pixels, one, top)
         values = run.tapped[one.point].detach()
         slope = torch.zeros_like(values) if gradient is None else gradient
-        values, slope = (t.float().movedim(one.channel_axis, 1)[0] for t in (values, slope))
+        values, slope = (one.cells(t).float()[0] for t in (values, slope))
         weight = slope.flatten(1).mean(1).view(-1, *(1,) * (values.ndim - 1))
         is_default = one.point == default.point
         methods = ("CAM", "Grad-CAM") if found.head is not None and net.layer is None else ("Grad-CAM",)
