@@ -81,8 +81,9 @@ def test_the_healthy_network_is_not_accused(healthy):
     names = [one.name for one in healthy.findings]
     assert names == ["preprocessing", "view", "outputs", "head", "top-5", "layer", "gradient", "map", "completeness", "occlusion", "randomised head"]  # fmt: skip
     assert healthy["completeness"].measured["relative error"] < 1e-5
-    assert healthy.shown.size == (144, 96)
-    assert {heat.shape for heat in healthy.heat.values()} == {(96, 144)}
+    short = cl.load("embedded").card.preprocessing.size
+    assert healthy.shown.size == (short * 3 // 2, short)  # the whole cup, 600 × 400
+    assert {heat.shape for heat in healthy.heat.values()} == {(short, short * 3 // 2)}
     assert healthy.expected is None
     assert str(healthy).endswith(healthy.verdict)
 

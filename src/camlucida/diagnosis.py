@@ -153,7 +153,7 @@ def doctor(
     names, pictures = _pictures(net, image)
     shape = net.card.preprocessing
     views = [shape.view(Size(p.height, p.width), "whole") for p in pictures]
-    batch = Batch(shape.normalise(shape.pixels(pictures[0], views[0])[None]).to(net.device), views[:1])
+    batch = Batch(shape.normalise(shape.pixels(pictures[0], views[0])[None]).to(net.device), (views[0],))
     insides = [_inside(net, _twice(shape, p, v)) for p, v in zip(pictures, views, strict=True)]
     preprocessing, better = _preprocessing(net, pictures, views, insides)
     findings = [preprocessing, _view(views[0]), _outputs(net, batch, insides[0])]
@@ -277,7 +277,7 @@ def _others(card: Preprocessing) -> dict[str, Preprocessing]:
     number = len(card.channels)
     mean, std = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)) if number == 3 else ((0.449,), (0.226,))
     order = -1 if card.channels == "BGR" else 1
-    swapped = "BGR" if card.channels == "RGB" else "RGB"
+    swapped: Literal["RGB", "BGR"] = "BGR" if card.channels == "RGB" else "RGB"
     others = {
         "ImageNet's mean and deviation": replace(card, scale=1.0, mean=mean[::order], std=std[::order]),
         "mean 0.5 and deviation 0.5": replace(card, scale=1.0, mean=(0.5,) * number, std=(0.5,) * number),
@@ -319,7 +319,7 @@ def _preprocessing(
 ) -> tuple[Finding, Preprocessing | None]:
     card = net.card.preprocessing
     pixels = torch.cat([_twice(card, p, v)[0].flatten(1) for p, v in zip(pictures, views, strict=True)], 1)
-    seen = {
+    seen: dict[str, Any] = {
         "mean": _rounded(pixels.mean(1)), "std": _rounded(pixels.std(1, unbiased=False)), "low": float(pixels.min()),
         "high": float(pixels.max()),
     }  # fmt: skip
@@ -345,10 +345,16 @@ def _preprocessing(
         return Finding("preprocessing", "doubtful", words, measured), None
     far = {name: _distance(one) for name, one in {"card": insides, **tried}.items()}
     measured["distance from the first batch norm"] = far
-    best = min(far, key=lambda name: far[name])
     swap = next((name for name in far if name.startswith("channels swapped")), None)
-    times, by = (SWAP_FITS_BETTER, SWAP_FITS_BETTER_BY) if best == swap else (FITS_BETTER, FITS_BETTER_BY)
-    if far["card"] > times * far[best] and far["card"] - far[best] > by / math.sqrt(len(pictures)):
+    best = min(far, key=lambda name: far[name])
+
+    def nearer(name: str, than: str, times: float, by: float) -> bool:
+        return far[than] > times * far[name] and far[than] - far[name] > by / math.sqrt(len(pictures))
+
+    swapped = swap is not None and nearer(swap, "card", SWAP_FITS_BETTER, SWAP_FITS_BETTER_BY)
+    if swapped and swap is not None and not nearer(best, swap, FITS_BETTER, FITS_BETTER_BY):
+        best = swap  # another mean hardly moves what a swap moves: where both would do, it is the swap
+    if (best == swap and swapped) or (best != swap and nearer(best, "card", FITS_BETTER, FITS_BETTER_BY)):
         what = (
             f"the channels look swapped: {best.split()[-1]} fits"
             if best == swap

@@ -463,9 +463,10 @@ class HeatMaps(Shown):
             row = []
             for heat, status in zip(maps.detach().float().cpu().numpy(), words, strict=True):
                 usable = heat if status == "ok" else np.zeros_like(heat)
+                bar: tuple[float, float] | None
                 if colours == "signed" and status in ("ok", "all-negative"):
                     bar = render.span(heat)
-                    shown = render.painted(rgb, heat, *bar, colours=colours)
+                    shown = render.painted(rgb, heat, *render.span(heat), colours=colours)
                 else:
                     shown = render.overlay(rgb, usable, colours=colours)
                     bar = (min(0.0, float(heat.min())), float(heat.max())) if status == "ok" else None

@@ -79,7 +79,7 @@ class Views:
         return cls(tuple(dict.fromkeys(zooms)) or (1.0,), flip, crops)  # type: ignore[arg-type]
 
     def __str__(self) -> str:
-        parts = [self.crops] if self.crops else []
+        parts: list[str] = [self.crops] if self.crops else []
         parts += ["flip"] if self.flip else []
         parts += [f"{z:g}" for z in self.zooms] if not self.crops or self.zooms != (1.0,) else []
         return "+".join(parts)
@@ -122,20 +122,19 @@ def merge(
 def _mean(maps: Sequence[Tensor], views: Sequence[View | None], limit: int | None) -> Tensor:
     """The mean of one picture's maps `(K, h, w)` of each view, over the views that look at a pixel. Laying a map M
     over the picture is linear, Y M Xᵀ, so their sum is one product, [Y₁ Y₂ …] [M₁X₁ᵀ; M₂X₂ᵀ; …]: only the mean gets
-    as large as the picture; and so is the count of views, of ones where each looks."""
+    as large as the picture; and so is the count of views, of ones where each looks. In float64, so that equal values
+    stay equal."""
     across, rows, columns = [], [], []
     for one, view in zip(maps, views, strict=True):
         y, x = source_samples(view, one.ndim - 1, limit)
         assert view is not None  # source_samples has refused maps without a view
-        rows.append(_weights(y, view.size.height, one.shape[1]).to(one))
-        columns.append(_weights(x, view.size.width, one.shape[2]).to(one))
-        across.append(one @ columns[-1].T)
-    if all(view is not None and view.is_whole for view in views):
-        return torch.cat([y / len(maps) for y in rows], 1) @ torch.cat(across, 1)
+        rows.append(_weights(y, view.size.height, one.shape[1]).to(one.device))
+        columns.append(_weights(x, view.size.width, one.shape[2]).to(one.device))
+        across.append(one.double() @ columns[-1].T)
     total = torch.cat(rows, 1) @ torch.cat(across, 1)
-    looking = torch.stack([y.any(1) for y in rows], 1).to(total)
-    count = looking @ torch.stack([x.any(1) for x in columns]).to(total)
-    return total / count.clamp(min=1)
+    looking = torch.stack([y.any(1) for y in rows], 1).double()
+    count = looking @ torch.stack([x.any(1) for x in columns]).double()
+    return (total / count.clamp(min=1)).to(maps[0].dtype)
 
 
 def _weights(at: NDArray[np.float64], length: int, cells: int) -> Tensor:

@@ -490,7 +490,7 @@ class Folder:
             stream = io.BytesIO()
             np.savez(
                 stream,
-                **{about["map"]: raw for about, raw in zip(every, raws, strict=True) if raw is not None},
+                **{about["map"]: raw for about, raw in zip(every, raws, strict=True) if raw is not None},  # type: ignore[arg-type]
             )
             self._write("maps.npz", stream.getvalue())
             text = page([entry(one, limits) for one in explained], facts, self.manifest["command"], rejected)
