@@ -25,5 +25,5 @@ def test_it_classifies_and_localizes_a_sample_of_the_validation_pictures():
     report = measured.report()
     assert report["pictures"] == 500
     # Whole set: see docs/embedded.md. The bounds are three standard deviations of 500 pictures below it.
-    assert report["top1"]["percent"] > 40.0
-    assert report["gt_known"]["percent"] > 52.0
+    assert report["top1"]["percent"] > 46.5
+    assert report["gt_known"]["percent"] > 54.5
