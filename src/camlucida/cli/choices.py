@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
@@ -70,17 +70,13 @@ Chosen = Annotated[NetworkOptions, tyro.conf.OmitArgPrefixes]
 DEFAULT = NetworkOptions()
 
 
-def network(options: Any) -> Network:
-    """The network that the options name, its card changed as they say. `options`: `NetworkOptions`, or any dataclass
-    with some of its fields. Raises UsageError, NetworkError."""
+def network(options: NetworkOptions) -> Network:
+    """The network that the options name, its card changed as they say. Raises UsageError, NetworkError."""
     import sys
 
     from camlucida.errors import UsageError
     from camlucida.networks import cards, catalogue
 
-    if not isinstance(options, NetworkOptions):
-        given = {f.name: getattr(options, f.name) for f in fields(NetworkOptions) if hasattr(options, f.name)}
-        options = NetworkOptions(**given)
     _consistent(options)
     labels = _labels(options)
     weights = None if options.weights == "none" else options.weights

@@ -86,7 +86,7 @@ def run(options: Options, command: Sequence[str]) -> int:
         "scale": options.scale, "precision": options.network.precision,
     }  # fmt: skip
     manifest = {
-        "command": list(command), "settings": settings, "card": localize._card(net), "versions": localize._versions(),
+        "command": list(command), "settings": settings, "card": localize.card_in_manifest(net), "versions": localize.versions(),
     }  # fmt: skip
     facts = [
         ("Network", net.card.name), ("Classes", options.classes), ("Methods", options.methods.replace(",", ", ")),

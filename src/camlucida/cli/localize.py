@@ -107,8 +107,8 @@ def run(options: Options, command: Sequence[str]) -> int:
     manifest = {
         "command": list(command),
         "settings": settings,
-        "card": _card(net),
-        "versions": _versions(),
+        "card": card_in_manifest(net),
+        "versions": versions(),
         "seeds": {},
     }
     keep = None if options.overlays == "all" else int(options.overlays)
@@ -183,7 +183,7 @@ def _truth(options: Options, listed: Sequence[Source]) -> dict[str, tuple[Box, .
     return found
 
 
-def _card(net: Network) -> Any:
+def card_in_manifest(net: Network) -> Any:
     import json
 
     found = json.loads(net.card.to_json())
@@ -191,7 +191,7 @@ def _card(net: Network) -> Any:
     return found
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
     import platform
 
     import numpy

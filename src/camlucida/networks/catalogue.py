@@ -69,13 +69,13 @@ def build(architecture: str, arguments: Mapping[str, Any]) -> nn.Module:
         check_architecture(architecture)
         builder = _imported(architecture)
     try:
-        inspect.signature(builder).bind(**arguments)
+        signature = _signature(builder)
+        if signature is not None:
+            signature.bind(**arguments)
     except TypeError as error:
         raise NetworkError(
             f"{architecture} does not take these arguments", got=dict(arguments), do=str(error)
         ) from error
-    except ValueError:
-        pass  # no signature to check
     module = builder(**arguments)
     if not isinstance(module, nn.Module):
         raise NetworkError(f"{architecture} gave", got=type(module).__name__, allowed="a torch.nn.Module")
@@ -247,10 +247,16 @@ def _classes(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> int | No
 def _takes_classes(name: str) -> bool:
     if name.startswith(("torchvision/", "timm/")):
         return True
+    signature = _signature(_imported(ARCHITECTURES.get(name, name)))
+    return signature is not None and "num_classes" in signature.parameters
+
+
+def _signature(builder: Callable[..., Any]) -> inspect.Signature | None:
+    """None for a builder that has none to read: some are written in C. Raises TypeError for what cannot be called."""
     try:
-        return "num_classes" in inspect.signature(_imported(ARCHITECTURES.get(name, name))).parameters
-    except (TypeError, ValueError):
-        return False  # no signature to read
+        return inspect.signature(builder)
+    except ValueError:
+        return None
 
 
 def _card_of(file: str | Path | None, card: Card) -> Card:

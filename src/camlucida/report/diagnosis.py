@@ -58,7 +58,7 @@ def write(found: Diagnosis, command: str = "") -> str:
         "classes": [(label.name, figures.percent(p) if 0 <= p <= 1 else _spoken(p)) for label, p in found.top],
         "bar": ", ".join("#{:02x}{:02x}{:02x}".format(*c) for c in render.palette("heat", 15)),
     }  # fmt: skip
-    return page._environment().get_template("diagnosis.html.j2").render(context)
+    return page.environment().get_template("diagnosis.html.j2").render(context)
 
 
 def _shown(found: Diagnosis) -> list[dict[str, str]]:

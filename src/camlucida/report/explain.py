@@ -196,7 +196,7 @@ def explain(
     chosen = _chosen(asked, probabilities)
     for layer in {getattr(method, "layer", None) for method in columns} - {None}:
         network.find_layer(layer, batches[0].pixels)
-    drawn = figures._sized(picture, figures.LONGEST)[0]
+    drawn = figures.sized(picture, figures.LONGEST)[0]
     made: list[list[Cell]] = []
     for method in columns:
         note(method, batches)
@@ -290,7 +290,7 @@ def overlay(one: Explained, cell: Cell, low: float, high: float) -> NDArray[np.u
         return render.painted(one.picture, cell.heat, low, high)
     grey = render.overlay(one.picture, np.zeros(one.picture.shape[:2], np.float32))
     words = cell.status if cell.status == "refused" else f"{cell.status}: {MEANING[cell.status]}"
-    return figures._stamped(grey, words)
+    return figures.stamped(grey, words)
 
 
 def captioned(
@@ -317,7 +317,7 @@ def _plain(text: str) -> str:
     """What Pillow's built-in font can draw; signs that messages use get a spelling."""
     for sign, plain in (("→", "->"), ("×", "x"), ("−", "-"), ("≥", ">="), ("≤", "<=")):
         text = text.replace(sign, plain)
-    return figures._latin(text)
+    return figures.latin(text)
 
 
 def sheet(
@@ -376,7 +376,7 @@ def page(
     """The whole page, one HTML file that asks nothing of any network and needs no script."""
     signed = any(cell["low"] < 0 for one in entries for row in one["rows"] for cell in row["cells"])
     return (
-        pages._environment()
+        pages.environment()
         .get_template("explain.html.j2")
         .render(
             pictures=entries, facts=list(facts), command=shlex.join(command), rejected=list(rejected), signed=signed,

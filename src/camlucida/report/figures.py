@@ -34,12 +34,12 @@ def sheet(seen: Seen, rank: int, *, longest: int = LONGEST) -> Image.Image:
     that has nothing to show leaves the picture grey with its status printed on it. Raises UsageError for a
     rank that was not localized."""
     found, heat = of_rank(seen, rank)
-    return _sheet(seen, found, heat, *_sized(seen.picture, longest))
+    return _sheet(seen, found, heat, *sized(seen.picture, longest))
 
 
 def sheets(seen: Seen, *, longest: int = LONGEST) -> Iterator[tuple[int, Image.Image]]:
     """The rank and the `sheet` of every localized class, the picture made ready once."""
-    picture, factor = _sized(seen.picture, longest)
+    picture, factor = sized(seen.picture, longest)
     for found, heat in zip(seen.found, seen.maps, strict=True):
         yield found.rank, _sheet(seen, found, heat, picture, factor)
 
@@ -49,10 +49,10 @@ def _sheet(
 ) -> Image.Image:
     boxes = [[c * factor for c in scored.box.corners] for scored in found.boxes]
     truth = [[c * factor for c in box.corners] for box in seen.truth]
-    caption = _latin(f"{found.class_name} {percent(found.probability)} · {found.status}")
+    caption = latin(f"{found.class_name} {percent(found.probability)} · {found.status}")
     if not paintable(found, heat):
-        words = _latin(f"{found.status}: {MEANING.get(found.status, 'no map to show')}")
-        grey = _stamped(render.overlay(picture, np.zeros(picture.shape[:2], np.float32)), words)
+        words = latin(f"{found.status}: {MEANING.get(found.status, 'no map to show')}")
+        grey = stamped(render.overlay(picture, np.zeros(picture.shape[:2], np.float32)), words)
         return render.captioned(grey, caption, boxes=boxes, truth=truth)
     shown = render.overlay(picture, stretched(heat, picture.shape[0], picture.shape[1]))
     bar = (min(0.0, float(heat.min())), float(heat.max()))
@@ -61,9 +61,9 @@ def _sheet(
 
 def row(seen: Seen, *, longest: int = 384) -> Image.Image:
     """The picture with its given boxes, then the sheet of every localized class, side by side."""
-    picture, factor = _sized(seen.picture, longest)
+    picture, factor = sized(seen.picture, longest)
     truth = [[c * factor for c in box.corners] for box in seen.truth]
-    name = _latin(seen.source.relative.rsplit("/", 1)[-1])
+    name = latin(seen.source.relative.rsplit("/", 1)[-1])
     plain = render.captioned(picture, f"{name} · {seen.picture.width} x {seen.picture.height}", truth=truth)
     return render.side_by_side([plain, *(shown for _, shown in sheets(seen, longest=longest))])
 
@@ -103,7 +103,7 @@ def fitted(width: int, height: int, longest: int) -> tuple[int, int]:
     return max(1, round(width * factor)), max(1, round(height * factor))
 
 
-def _sized(picture: Image.Image, longest: int) -> tuple[NDArray[np.uint8], float]:
+def sized(picture: Image.Image, longest: int) -> tuple[NDArray[np.uint8], float]:
     """The picture small enough to keep and large enough to read a map on; and by how much it was scaled."""
     rgb = picture.convert("RGB")
     size = fitted(*rgb.size, longest)
@@ -114,7 +114,7 @@ def _sized(picture: Image.Image, longest: int) -> tuple[NDArray[np.uint8], float
     return np.asarray(rgb), max(size) / max(picture.size)
 
 
-def _stamped(picture: NDArray[np.uint8], words: str) -> NDArray[np.uint8]:
+def stamped(picture: NDArray[np.uint8], words: str) -> NDArray[np.uint8]:
     """Words on a dark band across the middle of a picture."""
     height, width = picture.shape[:2]
     font = ImageFont.load_default(size=max(11, round(width / 28)))
@@ -132,7 +132,7 @@ def _stamped(picture: NDArray[np.uint8], words: str) -> NDArray[np.uint8]:
     return np.asarray(image)
 
 
-def _latin(text: str) -> str:
+def latin(text: str) -> str:
     """What Pillow's built-in font can draw: ASCII; accents are dropped, the rest becomes question marks."""
     plain = "".join(
         c for c in unicodedata.normalize("NFKD", text.replace("–", "-")) if not unicodedata.combining(c)

@@ -114,23 +114,21 @@ def write(entries: Iterable[Mapping[str, Any]], summary: Mapping[str, Any]) -> s
             "start": _nearest(thresholds, 0.2 if own is None else own),
         },
     }
-    return _environment().get_template("page.html.j2").render(context)
+    return environment().get_template("page.html.j2").render(context)
 
 
-def _environment() -> Environment:
-    environment = Environment(
+def environment() -> Environment:
+    made = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(
-        percent=figures.percent, short=_short, json=_json, drawn=_drawn, box_words=_box_words
-    )
-    environment.filters["tail"] = lambda path: path.rsplit("/", 1)[-1]
-    environment.filters["head"] = lambda path: path.rpartition("/")[0]
-    return environment
+    made.filters.update(percent=figures.percent, short=_short, json=_json, drawn=_drawn, box_words=_box_words)
+    made.filters["tail"] = lambda path: path.rsplit("/", 1)[-1]
+    made.filters["head"] = lambda path: path.rpartition("/")[0]
+    return made
 
 
 def _json(value: Any) -> Markup:
