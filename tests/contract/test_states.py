@@ -30,6 +30,7 @@ from small_networks import (
     tokens,
 )  # fmt: skip
 
+pytestmark = pytest.mark.filterwarnings("ignore:.* is compiled:UserWarning")
 QUICK = {"occlusion": "occlusion:patch=10,stride=9"}
 METHODS = {name: maps.method(QUICK.get(name, name)) for name in maps.METHODS}
 NETWORKS: dict[str, Callable[[], Any]] = {

@@ -208,6 +208,7 @@ def test_layers_that_cannot_be_found():
         cl.wrap(nn.Sequential(nn.Flatten(), nn.Linear(3 * 20 * 28, 4))).find_layer(None, pixels())
 
 
+@pytest.mark.filterwarnings("ignore:.* is compiled:UserWarning")
 def test_the_inner_module_of_wrappers():
     module = gap()
     assert cl.wrap(nn.DataParallel(module)).module is module

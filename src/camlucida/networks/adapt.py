@@ -30,6 +30,11 @@ def inner(module: Any) -> nn.Module:
             return module
 
 
+def is_compiled(module: nn.Module) -> bool:
+    """Whether it, or a part of it, went through `torch.compile`."""
+    return any(getattr(m, "_compiled_call_impl", None) or hasattr(m, "_orig_mod") for m in module.modules())
+
+
 def torchvision_module(name: str, arguments: Mapping[str, Any]) -> nn.Module:
     import torchvision
 

@@ -9,6 +9,7 @@ import os
 import site
 import sys
 import sysconfig
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -179,7 +180,14 @@ def assemble(
 
 
 def wrap(module: nn.Module, *, card: Card | None = None, layer: str | None = None) -> Network:
-    """Any torch module that gives logits `(N, C)`, `{"logits": …}` or `.logits`, with its card."""
+    """Any torch module that gives logits `(N, C)`, `{"logits": …}` or `.logits`, with its card. Of a compiled module the
+    original runs (compiled code shows nobody its layers), which a warning says, once at each place."""
+    if adapt.is_compiled(module):
+        warnings.warn(
+            f"{type(adapt.inner(module)).__name__} is compiled: camlucida runs it uncompiled, since compiled code runs no hooks; "
+            "results are the same, the speed is the plain module's",
+            stacklevel=2,
+        )
     return Network(adapt.inner(module), card or Card(name=type(module).__name__), layer)
 
 
