@@ -1,8 +1,8 @@
 """How often `doctor` accuses the healthy embedded network, and how often it names a made-up fault, on photographs.
 
-    python benchmarks/doctor.py PHOTOS [--faults] [--every N]
+    python benchmarks/doctor.py PHOTOS [--faults] [--every N] [--together N]
 
-PHOTOS: a folder, archive or picture. One line a picture, then the counts. `--faults` puts each of five faults into the network
+PHOTOS: a folder, archive or picture. One line a picture (or N pictures given `--together`), then the counts. `--faults` puts each of five faults into the network
 as well and asks whether it is named first.
 """
 
@@ -48,13 +48,15 @@ def main() -> None:
     parser.add_argument("photos", nargs="+")
     parser.add_argument("--faults", action="store_true")
     parser.add_argument("--every", type=int, default=1)
+    parser.add_argument("--together", type=int, default=1)
     options = parser.parse_args()
     net = cl.load("embedded")
     broken = faults(net) if options.faults else {}
     bad, doubtful, named = Counter[str](), Counter[str](), Counter[str]()
     pictures = sources.expand(options.photos).sources[:: options.every]
-    for source in pictures:
-        found = cl.doctor(net, source)
+    groups = [pictures[i : i + options.together] for i in range(0, len(pictures), options.together)]
+    for group in groups:
+        found = cl.doctor(net, group)
         words = [f"{one.name} {one.verdict}" for one in found.findings if one.verdict != "good"]
         bad.update({one.name for one in found.findings if one.verdict == "bad"} or {"nothing"})
         doubtful.update(one.name for one in found.findings if one.verdict == "doubtful")
@@ -62,13 +64,15 @@ def main() -> None:
         same = found["randomised head"].measured["correlation"]
         numbers = f"head {fit:.1f}, occlusion {agreement:.2f}, randomised {same:.2f}"
         for name, (network, layer, begins) in broken.items():
-            is_named = cl.doctor(network, source, layer=layer).verdict.startswith(begins)
+            is_named = cl.doctor(network, group, layer=layer).verdict.startswith(begins)
             named[name] += is_named
             words += [] if is_named else [f"missed: {name}"]
-        print(f"{source.relative}: {numbers}; {', '.join(words) or 'all good'}", flush=True)
-    print(f"\n{len(pictures)} pictures, healthy network; bad: {dict(bad)}; doubtful: {dict(doubtful)}")
+        print(f"{group[0].relative}: {numbers}; {', '.join(words) or 'all good'}", flush=True)
+    print(
+        f"\n{len(groups)} times {options.together} pictures, healthy network; bad: {dict(bad)}; doubtful: {dict(doubtful)}"
+    )
     for name in broken:
-        print(f"{name}: named first in {named[name]} of {len(pictures)}")
+        print(f"{name}: named first in {named[name]} of {len(groups)}")
 
 
 if __name__ == "__main__":

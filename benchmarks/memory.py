@@ -8,6 +8,7 @@ import argparse
 import contextlib
 import io
 import os
+import sys
 import tempfile
 import time
 import zipfile
@@ -57,7 +58,9 @@ def main() -> int:
         taken[done] = resident()
         if done % given.every == 0:
             print(
-                f"{done:7d} pictures  {taken[done]:7.1f} MB  {time.monotonic() - started:7.1f} s", flush=True
+                f"{done:7d} pictures  {taken[done]:7.1f} MB  {time.monotonic() - started:7.1f} s",
+                file=sys.stderr,
+                flush=True,
             )
 
     report.ResultFolder.write_part = watched  # type: ignore[method-assign]

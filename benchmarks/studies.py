@@ -1,0 +1,103 @@
+"""The studies of docs/papers: small twins of the papers' networks on 50 classes of Tiny-ImageNet, trained, measured, tabled.
+
+    python benchmarks/studies.py prepare DATA WORK      50 of the 200 classes → WORK/train.zip, WORK/val.zip
+    python benchmarks/studies.py train WORK [RUN …]     every run that is not done yet, in order; resumes what was stopped
+    python benchmarks/studies.py measure WORK           what is trained and not measured yet, on the validation pictures
+    python benchmarks/studies.py table WORK             the tables of docs/papers, from the measured figures
+
+DATA: the folder with tiny-imagenet-train-1.zip, -2.zip and tiny-imagenet-val.zip. A RUN is RECIPE or RECIPE@SEED; a run trains without the
+tuning split (`--split train`) in WORK/seed-N/runs/RECIPE, where the recipes that start from another twin look for it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+CLASSES = 50  # every fourth of the 200 ids in order
+
+FIRST = ("googlenet-twin", "googlenet-gap-twin", "googlenet-gmp-twin")
+ONCE = (
+    "alexnet-twin", "alexnet-gap-twin", "alexnet-star-gap-twin", "nin-twin", "zfnet-twin",
+    "vgg-a-twin", "vgg-a-lrn-twin", "vgg-b-twin", "vgg-shallow-b-twin", "vgg-c-256-twin", "vgg-d-256-twin", "vgg-d-gap-twin",
+    "vgg-d-384-twin", "vgg-d-jitter-twin",
+)  # fmt: skip
+THRICE = ("vgg-a-twin", "vgg-d-256-twin", "vgg-d-384-twin", "vgg-d-jitter-twin")
+FOR_PROBES, KEPT = ("alexnet-twin", "zfnet-twin"), "1,2,5,10,20,30,40,64"
+RUNS = (
+    *((name, seed) for seed in range(3) for name in FIRST),
+    *((name, 0) for name in ONCE),
+    *((name, seed) for seed in (1, 2) for name in THRICE),
+)
+
+
+def prepare(data: Path, work: Path) -> None:
+    """Bytes as published: only the choice of pictures is ours."""
+    parts = [data / f"tiny-imagenet-train-{i}.zip" for i in (1, 2)]
+    ids = sorted({Path(n).parent.name for p in parts for n in zipfile.ZipFile(p).namelist() if "/" in n})
+    chosen = set(ids[:: len(ids) // CLASSES])
+    work.mkdir(parents=True, exist_ok=True)
+    for name, sources in (("train.zip", parts), ("val.zip", [data / "tiny-imagenet-val.zip"])):
+        count = 0
+        tables: dict[str, list[dict[str, str]]] = {"boxes.csv": [], "classes.csv": []}
+        with zipfile.ZipFile(work / name, "w") as target:
+            for source in map(zipfile.ZipFile, sources):
+                for member in source.namelist():
+                    if Path(member).parent.name in chosen:
+                        target.writestr(member, source.read(member))
+                        count += 1
+                for table, rows in tables.items():
+                    text = io.StringIO(source.read(table).decode())
+                    rows += [row for row in csv.DictReader(text) if row["wnid"] in chosen]
+            for table, rows in tables.items():
+                lines = io.StringIO()
+                writer = csv.DictWriter(lines, list(rows[0]), lineterminator="\n")
+                writer.writeheader()
+                writer.writerows(rows)
+                target.writestr(table, lines.getvalue())
+        print(f"{work / name}: {count} pictures of {len(chosen)} classes")
+
+
+def train(work: Path, wanted: list[str], options: list[str]) -> None:
+    known = {f"{name}@{seed}": (name, seed) for name, seed in RUNS}
+    chosen = [known[w if "@" in w else f"{w}@0"] for w in wanted] or list(RUNS)
+    for name, seed in chosen:
+        place = work / f"seed-{seed}"
+        out = place / "runs" / name
+        if (out / "network.safetensors").exists():
+            continue
+        place.mkdir(parents=True, exist_ok=True)
+        words = ["train", str((work / "train.zip").resolve()), "--recipe", name, "--seed", str(seed), "--split", "train"]  # fmt: skip
+        words += ["--out", f"runs/{name}", *(["--resume"] if out.exists() else []), *options]
+        words += ["--epochs", "64", "--keep-epochs", KEPT] if name in FOR_PROBES else []
+        print(" ".join(["camlucida", *words]), f"   (in {place})", flush=True)
+        subprocess.run([sys.executable, "-m", "camlucida", *words], cwd=place, check=True, env=os.environ)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    steps = parser.add_subparsers(dest="step", required=True)
+    for step, about in (("prepare", "DATA WORK"), ("train", "WORK [RUN …]")):
+        one = steps.add_parser(step, help=about)
+        if step == "prepare":
+            one.add_argument("data", type=Path)
+        one.add_argument("work", type=Path)
+        if step == "train":
+            one.add_argument("runs", nargs="*")
+    given, rest = parser.parse_known_args()
+    if given.step == "prepare":
+        prepare(given.data, given.work)
+    elif given.step == "train":
+        train(given.work, given.runs, rest)
+
+
+if __name__ == "__main__":
+    main()
