@@ -169,7 +169,7 @@ class TestTinyImageNet:
 
     @pytest.mark.parametrize("line", ["val_0.PNG\tn02\t0\t0\t61", "val_0.PNG", "val_0.PNG\tn02\ta\tb\tc\td"])
     def test_a_broken_line(self, tmp_path, line):
-        with pytest.raises(UsageError, match=r"val_annotations\.txt; got 'val_0\.PNG.*a box per line"):
+        with pytest.raises(UsageError, match=r"val_annotations\.txt, line 1; got 'val_0\.PNG.*a box per line"):
             load([write(tmp_path, OFFICIAL | {"val/val_annotations.txt": line}) / "val"])
 
 
@@ -183,13 +183,11 @@ class TestManifest:
         inclusive = load([tmp_path / "m.csv"], corners="inclusive")
         assert table(inclusive)["z/b.PNG"] == ("dog", ((1, 2, 4, 5), (5, 6, 8, 9)))
 
-    def test_one_label_a_picture(self, tmp_path):
-        with pytest.raises(UsageError, match=r"several labels on a\.PNG; allowed: one label a picture"):
-            load([write(tmp_path, {"m.csv": "path,labels\na.PNG,cat;dog\n"}) / "m.csv"])
-
     def test_two_rows_that_disagree(self, tmp_path):
-        with pytest.raises(UsageError, match=r"several labels on a\.PNG"):
-            load([write(tmp_path, {"m.csv": "path,label\na.PNG,cat\na.PNG,dog\n"}) / "m.csv"])
+        with pytest.raises(
+            UsageError, match=r"m\.csv, line 4: several labels on a\.PNG; allowed: one label a picture"
+        ):
+            load([write(tmp_path, {"m.csv": "path,label\n\na.PNG,cat\na.PNG,dog\n"}) / "m.csv"])
 
     def test_no_labels_at_all(self, tmp_path):
         with pytest.raises(UsageError, match="no labelled pictures"):
