@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import zipfile
 import zlib
 from pathlib import Path
 
@@ -13,32 +12,7 @@ from camlucida.errors import UsageError
 from camlucida.images.datasets import DataSet, Example, load
 from camlucida.images.sources import Source
 from camlucida.values import Box, Label
-from pictures import colours, encoded
-
-PICTURE = encoded(colours(9, 13), "PNG")
-
-
-def write(root: Path, files: dict[str, bytes | str]) -> Path:
-    for name, data in files.items():
-        file = root / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(data.encode() if isinstance(data, str) else data)
-    return root
-
-
-def packed(file: Path, files: dict[str, bytes | str]) -> Path:
-    with zipfile.ZipFile(file, "w") as archive:
-        for name, data in files.items():
-            archive.writestr(name, data)
-    return file
-
-
-def table(data: DataSet) -> dict[str, tuple[str, tuple]]:
-    """Relative path → the label's id and the boxes' corners."""
-    return {
-        e.source.relative: (data.labels[e.label].id, tuple(b.corners for b in e.boxes)) for e in data.examples
-    }
-
+from laid import PICTURE, packed, table, write
 
 CLASSES = {
     "train/n02/b.PNG": PICTURE,

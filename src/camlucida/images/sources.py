@@ -303,7 +303,9 @@ def _archive(process: int, file: str, changed: int, size: int) -> _Archive:
 def names_ending(path: Path, ending: str) -> list[str]:
     """Files below a folder, or members of an archive, whose names end so; sorted."""
     if path.is_dir():
-        return sorted(f.relative_to(path).as_posix() for f in path.rglob("*" + ending))
+        start = len(os.path.join(path, ""))
+        files = (os.path.join(place, name) for place, _, names in os.walk(path) for name in names)
+        return sorted(file[start:].replace(os.sep, "/") for file in files if file.endswith(ending))
     return sorted(n for n in _open(str(path)).names if n.endswith(ending))
 
 

@@ -56,7 +56,7 @@ class Tree:
     def names(self, ending: str = "") -> list[str]:
         """Files whose names end so, sorted."""
         if self.is_folder:
-            return sources.names_ending(self.root, ending)
+            return sources.names_ending(self.root, ending) if self.root.is_dir() else []
         start = len(self._inside(""))
         return [n[start:] for n in sources.names_ending(self.root, ending) if n.startswith(self._inside(""))]
 
