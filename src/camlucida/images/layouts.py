@@ -67,8 +67,8 @@ def ilsvrc(tree: Tree, subset: str | None) -> Found | None:
             stem = PurePosixPath(name).stem
             known = objects.pop(stem, [])
             folder = name.rpartition("/")[0].rpartition("/")[2]
-            number = re.search(r"\d+$", stem)
-            index = int(number[0]) if number else 0
+            digits = re.search(r"\d+$", stem)
+            index = int(digits[0]) if digits else 0
             label = folder or (known[0].label if known else numbered.get(index))
             if not label:
                 unlabelled.append(name)

@@ -31,7 +31,7 @@ def files(given: str) -> list[str] | None:
     path = Path(given)
     if path.is_dir():
         found = sorted(e.path for e in os.scandir(given) if e.name.lower().endswith(KINDS) and e.is_file())
-        return found if found and is_shard(found[0]) else None
+        return found if any(map(is_shard, found[:3])) else None  # the first may be broken
     if path.is_file():
         return [given] if given.lower().endswith(KINDS) and is_shard(given) else None
     if not given.lower().endswith(KINDS):
@@ -62,14 +62,14 @@ def is_shard(file: str) -> bool:
     """Whether a Parquet file holds pictures, or a tar begins with a picture and its label side by side."""
     if file.lower().endswith(".parquet"):
         return picture_column(Path(file)) is not None
+    seen: dict[str, set[str]] = {}
     try:
         with tarfile.open(file, tarinfo=TarHeader) as tar:
-            seen: dict[str, set[str]] = {}
             for member in itertools.islice(tar, 64):
                 key, kind = _key(member.name)
                 seen.setdefault(key, set()).add(kind)
     except (OSError, tarfile.TarError, EOFError):
-        return False  # what reads it says why
+        pass  # what came before decides; what reads it says what is wrong
     return any(_is_picture(kinds) and kinds & {"cls", "json", "txt"} for kinds in seen.values())
 
 
@@ -117,7 +117,7 @@ def _tar(file: str, subsets: tuple[str, ...], found: Found) -> None:
             return
         try:
             labels, values = _told(texts)
-        except ValueError as error:
+        except (ValueError, TypeError, RecursionError) as error:
             unlabelled.append(f"{source.member} ({error})")
             return
         if not labels and not values:
@@ -129,7 +129,7 @@ def _tar(file: str, subsets: tuple[str, ...], found: Found) -> None:
     try:
         with tarfile.open(file, tarinfo=TarHeader) as tar:
             for member in tar:
-                tar.members = []  # tarfile keeps every header it has seen
+                tar.members = []  # type: ignore[attr-defined]  # tarfile keeps every header it has seen
                 if not member.isfile():
                     continue
                 name = member.name.removeprefix("./")
@@ -164,8 +164,8 @@ def _told(texts: dict[str, str]) -> tuple[tuple[str, ...], tuple[float, ...]]:
         if not isinstance(told, dict):
             raise ValueError("its .json holds no names")
         label = next((told[name] for name in ("labels", "label", "cls", "class") if name in told), None)
-        values = told.get("values", told.get("value", ()))
-        if label is not None or values != ():
+        values = told.get("values", told.get("value", []))
+        if label is not None or values != []:
             return _labels(label), tuple(map(float, values if isinstance(values, list) else [values]))
     text = texts.get("txt", "").strip()
     if "\n" in text:
@@ -173,9 +173,11 @@ def _told(texts: dict[str, str]) -> tuple[tuple[str, ...], tuple[float, ...]]:
     return _labels(text), ()
 
 
-def _labels(label: Any, names: list[str] | None = None) -> tuple[str, ...]:
-    """Ids as text; negative numbers are no label, as test sets are published."""
+def _labels(label: Any) -> tuple[str, ...]:
+    """Ids as text; negative numbers are no label, as test sets are published. Raises ValueError."""
     labels = label if isinstance(label, (list, tuple)) else [label]
+    if any(isinstance(one, (dict, list)) for one in labels):
+        raise ValueError("a label that is neither number nor name")
     kept = [one for one in labels if one not in (None, "") and not re.fullmatch(r"-\d+", str(one))]
     return tuple(dict.fromkeys(str(one) for one in kept))
 
@@ -284,7 +286,10 @@ class ParquetPictures:
         with pyarrow.parquet.ParquetFile(file) as table:
             groups = [table.metadata.row_group(i).num_rows for i in range(table.metadata.num_row_groups)]
         self.starts = [0, *itertools.accumulate(groups)]
-        self.names = range(self.starts[-1])
+
+    @property
+    def names(self) -> list[str]:
+        return [f"{row:07d}" for row in range(self.starts[-1])]
 
     def read(self, member: str) -> bytes:
         row = int(member)

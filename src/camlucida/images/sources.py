@@ -98,9 +98,9 @@ def expand(inputs: Iterable[str | Path]) -> Listing:
     """Files, folders (pictures by suffix, recursive, sorted), globs, archives (also `x.zip/inner/folder`) and
     manifests → the pictures in them. A named file is taken whatever its suffix; the same picture named twice
     is taken once. Raises UsageError for a path that is not there."""
-    inputs = [str(given) for given in inputs]
-    listings = [_expand_one(given) for given in inputs]
-    if len(inputs) == 1 and os.path.isdir(inputs[0]):  # nothing comes twice
+    named = [str(given) for given in inputs]
+    listings = [_expand_one(given) for given in named]
+    if len(named) == 1 and os.path.isdir(named[0]):  # nothing comes twice
         return listings[0]
     found: dict[tuple[str, str | None], Source] = {}
     for listing in listings:
@@ -279,7 +279,8 @@ def _check_unpacked(size: int, most: int) -> None:
 
 
 class _Archive(Protocol):
-    names: Sequence[str]
+    @property
+    def names(self) -> Sequence[str]: ...
 
     def read(self, member: str) -> bytes: ...
 
