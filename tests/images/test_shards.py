@@ -142,6 +142,31 @@ class TestTar:
         with pytest.raises(InputError, match="cannot read: No such file"):
             data.examples[0].source.read()
 
+    @pytest.mark.parametrize("kind", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+    def test_names_of_every_kind_of_tar(self, tmp_path, kind):
+        names = ["./a/1", "ä/2", "d" * 90 + "/" + "e" * 80, "f" * 101 + "/ö"]
+        names = names[: 3 if kind == tarfile.USTAR_FORMAT else 4]
+        with tarfile.open(tmp_path / "s.tar", "w", format=kind) as tar:
+            for name in names:
+                for data, suffix in ((PICTURE, ".png"), (b"7", ".cls")):
+                    info = tarfile.TarInfo(name + suffix)
+                    info.size = len(data)
+                    tar.addfile(info, io.BytesIO(data))
+        data = load([tmp_path / "s.tar"])
+        assert [e.source.relative for e in data.examples] == [n.removeprefix("./") + ".png" for n in names]
+        assert unreadable(data) == []
+
+    def test_a_header_whose_checksum_is_wrong(self, tmp_path):
+        file = tarred(tmp_path / "s.tar", samples(0, 4))
+        with tarfile.open(file) as tar:
+            at = tar.getmember("000002.jpg").offset
+        data = bytearray(file.read_bytes())
+        data[at] ^= 1  # a letter of its name
+        file.write_bytes(data)
+        found = load([file])
+        assert [e.source.relative for e in found.examples] == ["000000.jpg", "000001.jpg"]
+        assert f"broken or cut at byte {at}: bad checksum" in found.notes[0]
+
     def test_a_compressed_shard(self, tmp_path):
         file = tarred(tmp_path / "s.tar.gz", samples(0, 3), "w:gz")
         data = load([file])
@@ -266,4 +291,3 @@ class TestParquet:
         file.write_bytes(whole[:-20])
         with pytest.raises(UsageError, match="cannot read the manifest"):
             load([file])
-        assert io.BytesIO(whole).read(4) == b"PAR1"
