@@ -251,6 +251,12 @@ class TestIlsvrc:
         )
         assert data.labels[2] == Label("n03", "great white shark")
 
+    def test_a_box_of_another_class(self, tmp_path):
+        strange = {f"{NOTES}/val/{VAL}1.xml": annotation(("n02", 2, 3, 9, 8), ("n01", 4, 4, 4, 4))}
+        data = load([write(tmp_path, ILSVRC | XML | strange)], subset="val")
+        assert table(data)[f"{VAL}1.JPEG"] == ("n02", ((2, 3, 10, 9),))
+        assert data.notes == (f"1 val pictures with boxes of another class, those left out: {VAL}1.JPEG",)
+
     def test_validation_pictures_in_class_folders(self, tmp_path):
         moved = {k.replace("/val/", "/val/n03/"): v for k, v in ILSVRC.items()}
         data = load([write(tmp_path, moved)], subset="val")
@@ -354,6 +360,7 @@ class TestCub:
             ("bounding_boxes.txt", "1 2 1 8 7\n2 0 0 13\n", r"bounding_boxes\.txt, line 2; got '2 0 0 13'"),
             ("bounding_boxes.txt", "1 2 1 0 7\n", r"bounding_boxes\.txt, line 1; got '2 1 0 7'; allowed: x, y, width"),
             ("bounding_boxes.txt", "1 2 1 nan 7\n", r"bounding_boxes\.txt, line 1"),
+            ("bounding_boxes.txt", "1 2 1 8 0\n", r"bounding_boxes\.txt, line 1"),
             ("image_class_labels.txt", "1 1\n2 9\n", r"image_class_labels\.txt, line 2; got '9'"),
             ("train_test_split.txt", "1 1\n2 yes\n", r"train_test_split\.txt, line 2; got 'yes'"),
             ("images.txt", "1 a.jpg\n2\n", r"images\.txt, line 2; got '2'"),

@@ -62,7 +62,7 @@ def ilsvrc(tree: Tree, subset: str | None) -> Found | None:
             objects = _annotations(at.at(f"Annotations/CLS-LOC/{part}"), 0, found)
         numbered = _ground_truth(at, synsets) if part == "val" else {}
         blacklist = _blacklist(at) if part == "val" else set()
-        unlabelled, blacklisted = [], []
+        unlabelled, blacklisted, strange = [], [], []
         for name, source in pictures.items():
             stem = PurePosixPath(name).stem
             known = objects.pop(stem, [])
@@ -76,10 +76,13 @@ def ilsvrc(tree: Tree, subset: str | None) -> Found | None:
             if index in blacklist:
                 blacklisted.append(name)
             own = [one for one in known if one.label == label]
+            if len(own) < len(known):
+                strange.append(name)
             found.pictures.append(
                 Annotated(source, (label,), own, subsets=(part,), blacklisted=index in blacklist)
             )
         found.note(f"{part} pictures without label, left out", unlabelled)
+        found.note(f"{part} pictures with boxes of another class, those left out", strange)
         found.note(f"{part} annotations without their picture", list(objects))
         found.note("blacklisted pictures, which localization figures leave out", blacklisted)
     return found
