@@ -7,16 +7,19 @@ from collections.abc import Mapping, Sequence
 from camlucida.networks.alexnet import AlexNet, Conv
 
 
+ZFNET = {
+    1: Conv(96, 7, 2, 1, norm=True, pool=(2, 0)),
+    2: Conv(256, 5, 2, norm=True, pool=(2, 0)),
+    3: Conv(384, 3, 1, 1),
+    4: Conv(384, 3, 1, 1),
+    5: Conv(256, 3, 1, 1, pool=(2, 0)),
+}
+
+
 class ZFNet(AlexNet):
     """`(N, 3, size, size)` → logits; layers, `remove` and `widths` as in `AlexNet`; pooling before normalisation."""
 
-    layers = {
-        1: Conv(96, 7, 2, 1, norm=True, pool=(2, 0)),
-        2: Conv(256, 5, 2, norm=True, pool=(2, 0)),
-        3: Conv(384, 3, 1, 1),
-        4: Conv(384, 3, 1, 1),
-        5: Conv(256, 3, 1, 1, pool=(2, 0)),
-    }
+    layers = ZFNET
     full, pool_first = 224, True
 
 
