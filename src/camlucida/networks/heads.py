@@ -143,8 +143,8 @@ def put(
             raise NetworkError(f"a dense head at {cut}", do="it is the network's own head: leave cut out")
         scores = dense(module, size=side)
         top: nn.Module = nn.Sequential(OrderedDict(scores=scores.head, mean=GlobalPool()))
-        known = any(isinstance(m, nn.Conv2d) and max(m.kernel_size) > 1 for m in scores.head)
-        shape = replace(shape, any_size=True, minimum=side if known else shape.minimum)
+        fixed = any(getattr(part, "kernel_size", 1) not in (1, (1, 1)) for part in scores.head)
+        shape = replace(shape, any_size=True, minimum=side if fixed else shape.minimum)
         return CutTrunk(scores.trunk, top), replace(headed, preprocessing=shape)
     network = Network(module, card)
     blank = torch.zeros(1, len(shape.channels), side, side)
@@ -156,10 +156,10 @@ def put(
     found = network.structure(blank)
     own = found.head if found.head is not None and found.head.norm is None else None
     pooled = own is not None and own.weight is not None
-    if cut is None and classes == had and own is not None and own.pool == "avg":
-        if head == "gap":
+    if cut is None and classes == had and own is not None:
+        if (head, own.pool) in (("gap", "avg"), ("gmp", "max")):
             return module, card
-        if head == "regression" and pooled:
+        if head == "regression" and own.pool == "avg" and pooled:
             return module, replace(headed, arguments=card.arguments)
     if cut is None and classes == had and head == "fc" and _is_flat(module, side):
         return module, card
@@ -282,7 +282,8 @@ def dense(module: nn.Module, *, size: int | None = None) -> CutTrunk:
             conv.bias = nn.Parameter(bias.detach(), bias.requires_grad)
         parts.append(conv)
         kernel = (1, 1)
-    scores = CutTrunk(_until(module, own.point, own.point.name), nn.Sequential(*parts))
+    head = nn.Sequential(*parts).train(module.training)
+    scores = CutTrunk(_until(module, own.point, own.point.name), head)
     scores.training = module.training
     return scores
 
