@@ -7,6 +7,7 @@ import torch
 import torchvision
 from paper_networks import NAMES, incomplete, small
 from PIL import Image
+from torch import nn
 
 import camlucida as cl
 from camlucida.images.views import Preprocessing
@@ -191,34 +192,40 @@ def test_dense_forms_of_torchvision(name, side, cells):
     assert shared == {p.data_ptr() for p in module.parameters()}  # nothing is copied
 
 
-@pytest.mark.parametrize(
-    ("name", "options", "message"),
-    [
+def test_heads_that_have_no_dense_form():
+    models = torchvision.models
+    transformer = models.VisionTransformer(32, 16, 1, 2, 32, 64, num_classes=3)
+    convnext = models.ConvNeXt([models.convnext.CNBlockConfig(32, None, 2)], num_classes=3)
+    vgg = small("vgg-a", size=64).module
+    stretched = nn.Sequential(vgg.features, nn.AdaptiveAvgPool2d(2), vgg.classifier)
+    for module, size, message in (
         (
-            "vit_b_16",
-            {"size": 224},
+            transformer,
+            32,
             "a dense form of VisionTransformer; got a head that ends in .*linear; allowed: pooling",
         ),
         (
-            "mobilenet_v3_small",
-            {"size": 64},
+            models.mobilenet_v3_small(),
+            64,
             "a dense form of MobileNetV3 at 64 × 64; got several layers after the pooling",
         ),
+        (convnext, 64, "a dense form of ConvNeXt; got a head that ends in .*linear"),
         (
-            "vgg11",
-            {"size": 64},
-            "a dense form of VGG at 64 × 64; got a map of 2 × 2, stretched to 7 × 7; .*size=…",
+            stretched,
+            96,
+            "a dense form of Sequential at 96 × 96; got a map of 3 × 3, stretched to 2 × 2; .*size=…",
         ),
-        ("convnext_tiny", {"size": 64}, "a dense form of ConvNeXt"),
-    ],
-)
-def test_heads_that_have_no_dense_form(name, options, message):
-    with torch.device("meta" if name == "vgg11" else "cpu"):
-        module = torchvision.models.get_model(name, weights=None)
-    if name == "vgg11":
-        module = module.to_empty(device="cpu")
-    with pytest.raises(cl.UnsupportedError, match=message):
-        heads.dense(module, **options)
+        (vgg, 96, "VGG fails on a picture of 96 × 96; got .* give the size it was trained with"),
+    ):
+        with pytest.raises(cl.UnsupportedError, match=message):
+            heads.dense(module, size=size)
+    assert heads.dense(stretched, size=64)(torch.zeros(1, 3, 64, 96)).shape == (1, 5, 1, 2)
+
+
+def test_a_map_of_one_cell_is_dense_too():
+    """At 32 pixels VGG's FC-6 sees one cell, which no global pooling made."""
+    module = small("vgg-a", size=32).module
+    assert heads.dense(module)(torch.zeros(1, 3, 64, 96)).shape == (1, 5, 2, 3)
 
 
 def test_load_with_a_dense_head(tmp_path):
@@ -250,7 +257,7 @@ def test_load_with_a_dense_head(tmp_path):
 
 
 def test_regression_gives_numbers_and_their_map():
-    net = cl.load("torchvision/vgg16", weights=None, head="regression")
+    net = cl.load("vgg-d", weights=None, width=0.1, head="regression")
     assert net.card.activation == "none"
     pixels = torch.randn(2, 3, 64, 96)
     assert net(pixels).shape == (2, 1)
@@ -262,14 +269,15 @@ def test_regression_gives_numbers_and_their_map():
     assert (type(same.module).__name__, same.card.activation) == ("ResNet", "none")
 
 
-def test_fully_connected_layers_on_a_trunk_that_pools(tmp_path):
-    net = cl.load("torchvision/resnet18", weights=None, num_classes=5, head="fc", width=1.0)
-    top = [m for m in net.module.head.modules() if isinstance(m, torch.nn.Linear)]
-    assert [(m.in_features, m.out_features) for m in top] == [(512 * 49, 4096), (4096, 4096), (4096, 5)]
-    assert not net.card.preprocessing.any_size
+def test_fully_connected_layers_on_a_trunk_that_pools():
+    module = torchvision.models.resnet18(weights=None, num_classes=5)
+    module, card = heads.put(module, cl.Card(preprocessing=Preprocessing(size=224)), "fc", units=2)
+    top = [m for m in module.head.modules() if isinstance(m, nn.Linear)]
+    assert [(m.in_features, m.out_features) for m in top] == [(512 * 49, 8), (8, 8), (8, 5)]
+    assert not card.preprocessing.any_size
     vgg = cl.load("vgg-d-gap", weights=None, num_classes=5, width=0.1, head="fc")
-    first = next(m for m in vgg.module.head.modules() if isinstance(m, torch.nn.Linear))
-    assert first.in_features == 52 * 49  # 14 × 14 are pooled to 7 × 7, as in VGG
+    first = next(m for m in vgg.module.head.modules() if isinstance(m, nn.Linear))
+    assert first.in_features == 104 * 49  # 14 × 14 are pooled to 7 × 7, as in VGG
     own = cl.load("vgg-a", weights=None, num_classes=5, width=0.1, head="fc")
     assert own.card.name == "vgg-a"  # it has them already
 

@@ -18,7 +18,7 @@ from camlucida.errors import LayerError, NetworkError, UnsupportedError, nearest
 from camlucida.networks import structure
 from camlucida.networks.cards import Card
 from camlucida.networks.network import Network, logits_of
-from camlucida.taps import Operation, Point
+from camlucida.taps import Operation, Point, Value
 
 HEADS = ("gap", "gmp", "regression", "fc", "dense")
 
@@ -342,7 +342,8 @@ def _flat_head(module: nn.Module, trace: taps.Trace, side: int) -> OwnHead:
         value = operation.inputs[0]
     first = next((layer for layer in reversed(layers) if not isinstance(layer, nn.Module)), None)
     shape = tuple(user.args[0].shape) if user is not None else ()
-    if value is None or user is None or first is None or first[0].shape[1] != math.prod(shape[1:]):
+    fits = first is not None and first[0].shape[1] == math.prod(shape[1:])
+    if value is None or user is None or not fits or _is_pooled(value, producers):
         raise UnsupportedError(
             f"a dense form of {type(module).__name__}", got=f"a head that ends in {_ending(trace)}",
             allowed="pooling → linear, or a flattened map → linear layers",
@@ -350,6 +351,16 @@ def _flat_head(module: nn.Module, trace: taps.Trace, side: int) -> OwnHead:
     named = [point for point, (made, _) in trace.modules.items() if made == value]
     point = min(named, key=lambda p: len(p.name), default=Point(user.name, user.call, "function"))
     return OwnHead("flat", point, shape[2:], layers[::-1])
+
+
+def _is_pooled(value: Value | None, producers: Mapping[Value, Operation]) -> bool:
+    """Whether a map is the one cell that a global pooling left."""
+    while value in producers and math.prod(producers[value].shape[2:]) == 1:
+        operation = producers[value]
+        if operation.name.startswith("adaptive") or operation.name in ("mean", "amax"):
+            return True
+        value = operation.inputs[0]
+    return False
 
 
 def _ending(trace: taps.Trace) -> str:
