@@ -143,7 +143,7 @@ def put(
             raise NetworkError(f"a dense head at {cut}", do="it is the network's own head: leave cut out")
         scores = dense(module, size=side)
         top: nn.Module = nn.Sequential(OrderedDict(scores=scores.head, mean=GlobalPool()))
-        fixed = any(getattr(part, "kernel_size", 1) not in (1, (1, 1)) for part in scores.head)
+        fixed = any(getattr(part, "kernel_size", 1) not in (1, (1, 1)) for part in scores.head.children())
         shape = replace(shape, any_size=True, minimum=side if fixed else shape.minimum)
         return CutTrunk(scores.trunk, top), replace(headed, preprocessing=shape)
     network = Network(module, card)
@@ -269,7 +269,7 @@ def dense(module: nn.Module, *, size: int | None = None) -> CutTrunk:
     """
     own = _own_head(module, size or getattr(getattr(module, "preprocessing", None), "crop", None) or 224)
     parts: list[nn.Module] = [nn.MaxPool2d(own.size, 1)] if own.kind == "max" else []
-    kernel = own.size if own.kind == "flat" else (1, 1)
+    kernel: Any = own.size if own.kind == "flat" else (1, 1)
     for layer in own.layers:
         if isinstance(layer, nn.Module):
             parts.append(layer)
@@ -353,9 +353,10 @@ def _flat_head(module: nn.Module, trace: taps.Trace, side: int) -> OwnHead:
     return OwnHead("flat", point, shape[2:], layers[::-1])
 
 
-def _is_pooled(value: Value | None, producers: Mapping[Value, Operation]) -> bool:
+def _is_pooled(value: Value, producers: Mapping[Value, Operation]) -> bool:
     """Whether a map is the one cell that a global pooling left."""
-    while value in producers and math.prod(producers[value].shape[2:]) == 1:
+    units = producers[value].shape[1] if value in producers else 0
+    while value in producers and math.prod(producers[value].shape) == units:
         operation = producers[value]
         if operation.name.startswith("adaptive") or operation.name in ("mean", "amax"):
             return True
