@@ -30,7 +30,7 @@ def test_parameters_and_maps_of_the_table(name, arguments, count, shape):
 
 
 def test_the_added_convolution_in_two_groups():
-    assert parameters("alexnet-gap") - parameters("alexnet-gap", groups=2) == 256 * 9 * 1024 // 2
+    assert parameters("alexnet-gap", groups=2) == 4_539_752 == 5_719_400 - 256 * 9 * 1024 // 2
 
 
 def slow_norm(maps):
@@ -81,11 +81,8 @@ def test_receptive_fields():
     ("name", "arguments", "side", "cells"),
     [
         ("alexnet-gap", {}, 128, 7),
-        ("alexnet-gap", {}, 134, 7),
-        ("alexnet-gap", {}, 135, 8),
         ("alexnet-star-gap", {}, 128, 5),
-        ("alexnet-star-gap", {}, 167, 8),
-        ("alexnet-star-gap", {"mapping": 13}, 135, 8),
+        ("alexnet-star-gap", {"mapping": 13}, 128, 7),
     ],
 )
 def test_cells_at_small_inputs(name, arguments, side, cells):

@@ -5,7 +5,7 @@
 import pytest
 import torch
 import torchvision
-from paper_networks import NAMES, incomplete, small
+from paper_networks import NAMES, incomplete, small, unfilled
 from PIL import Image
 from torch import nn
 
@@ -292,3 +292,22 @@ def test_two_groups_fit_every_width():
 def test_a_dense_head_has_no_cut():
     with pytest.raises(cl.NetworkError, match="leave cut out"):
         cl.load("torchvision/resnet18", weights=None, head="dense", cut="layer3")
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "side"),
+    [
+        ("alexnet-gap", {}, 135),
+        ("alexnet-star-gap", {}, 167),
+        ("alexnet-star-gap", {"mapping": 13}, 135),
+        ("vgg-d-gap", {}, 128),
+        ("googlenet-gap", {}, 127),
+        ("googlenet", {}, 255),
+        ("nin", {}, 263),
+    ],
+)
+def test_the_smallest_square_with_8_by_8_class_maps(name, arguments, side):
+    module = unfilled(name, width=0.1, **arguments)
+    with torch.device("meta"):
+        cells = [module.features(torch.zeros(1, 3, s, s)).shape[-1] for s in (side - 1, side)]
+    assert cells == [7, 8]
