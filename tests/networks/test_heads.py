@@ -5,7 +5,7 @@
 import pytest
 import torch
 import torchvision
-from paper_networks import NAMES, incomplete, small, unfilled
+from paper_networks import NAMES, filled, incomplete, small, unfilled
 from PIL import Image
 from torch import nn
 
@@ -181,7 +181,12 @@ def test_sides_of_dense_score_maps_of_the_vgg_paper(side):
 )
 def test_dense_forms_of_torchvision(name, side, cells):
     torch.manual_seed(0)
-    module = torchvision.models.get_model(name, weights=None, num_classes=7).eval()
+    if name == "resnet18":
+        module = torchvision.models.resnet18(num_classes=7).eval()
+    else:
+        with torch.device("meta"):
+            module = torchvision.models.get_model(name, weights=None, num_classes=7)
+        filled(module)
     scores = heads.dense(module, size=side)
     pixels = torch.randn(1, 3, side, side)
     with torch.no_grad():

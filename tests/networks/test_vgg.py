@@ -4,7 +4,7 @@
 import pytest
 import torch
 import torchvision
-from paper_networks import fields, incomplete, last_map, parameters, small, unfilled
+from paper_networks import fields, filled, incomplete, last_map, parameters, small, unfilled
 from torch import nn
 
 import camlucida as cl
@@ -90,14 +90,16 @@ def test_the_kernel_of_fc6_follows_the_input(side):
 
 @pytest.mark.parametrize("name", TORCHVISION)
 def test_weights_are_exchanged_with_torchvision_both_ways(name):
-    torch.manual_seed(0)
-    pixels = torch.randn(1, 3, 224, 224)
-    theirs = torchvision.models.get_model(TORCHVISION[name], weights=None, init_weights=False).eval()
+    pixels = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(1))
+    with torch.device("meta"):
+        theirs = torchvision.models.get_model(TORCHVISION[name], weights=None)
+    filled(theirs)
     ours = unfilled(name)
     ours.load_state_dict(theirs.state_dict(), assign=True)
     with torch.no_grad():
         expected = theirs(pixels)
         torch.testing.assert_close(ours(pixels), expected, rtol=0, atol=0)
+        assert expected.std() > 0.01
         state = ours.state_dict()
         state["classifier.6.bias"] = state["classifier.6.bias"] + 1
         theirs.load_state_dict(state, assign=True)
