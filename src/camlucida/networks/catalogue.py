@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from camlucida.errors import NetworkError, UsageError, nearest
 from camlucida.images.views import Preprocessing
 from camlucida.networks import adapt, cards
+from camlucida.networks.blocks import scaled
 from camlucida.networks.cards import Card
 from camlucida.networks.network import AUTOCAST, PRECISIONS, WHOLE, Network
 
@@ -107,6 +108,7 @@ def load(
     head: str | None = None,
     cut: str | None = None,
     width: float = 1.0,
+    arguments: Mapping[str, Any] | None = None,
     device: str = "cpu",
     precision: str = "32-true",
     download: bool = False,
@@ -116,12 +118,13 @@ def load(
 
     `weights`: `default` (the published ones, from the package, the cache, or the network if `download`), None
     (random), or a file with a state dict: `num_classes` is then by default what the file has, and a packed file brings
-    its card along. `head="gap" | "gmp"` puts the CAM paper's head on any trunk, cut at layer `cut`, filled too if the
-    weights have it; `width` scales channels. Raises NetworkError.
+    its card along. `head`: `gap`, `gmp` (the CAM paper's), `regression`, `fc` or `dense` on any trunk, cut at layer
+    `cut`, filled too if the weights have it (`networks.heads.put`); `width` scales channels; `arguments`: what else
+    the architecture takes, such as `{"size": 64}`. Raises NetworkError.
     """
     return assemble(
-        name, lambda shape: shape, weights=weights, num_classes=num_classes, head=head, cut=cut, width=width, device=device,
-        precision=precision, download=download,
+        name, lambda shape: shape, weights=weights, num_classes=num_classes, head=head, cut=cut, width=width,
+        arguments=arguments, device=device, precision=precision, download=download,
     )  # fmt: skip
 
 
@@ -134,6 +137,7 @@ def assemble(
     head: str | None,
     cut: str | None,
     width: float = 1.0,
+    arguments: Mapping[str, Any] | None = None,
     device: str,
     precision: str,
     download: bool,
@@ -144,7 +148,7 @@ def assemble(
     name = ALIASES.get(name, name)
     file = weights if weights not in ("default", None) else None
     state = cards.read_state_dict(file) if file is not None else None
-    arguments: dict[str, Any] = {}
+    arguments = dict(arguments or {})
     if num_classes is not None:
         arguments["num_classes"] = num_classes
     if width != 1.0:
@@ -164,6 +168,7 @@ def assemble(
         if state is not None and name in ("torchvision/googlenet", "torchvision/inception_v3"):
             arguments["aux_logits"] = any("aux" in n.lower() for n in state)
         module, card = _anew(name, weights if state is None else None, arguments, download)
+        state = _without_training_only(module, state) if state is not None else None
         classes = _classes(module.state_dict(), state) if state is not None and num_classes is None else None
         if classes is not None and _takes_classes(name):
             module, card = _anew(name, None, {**arguments, "num_classes": classes}, download)
@@ -180,7 +185,10 @@ def assemble(
         from camlucida.networks import heads
 
         try:
-            module, card = heads.put(module, card, head or "gap", cut=cut, num_classes=num_classes)
+            units = scaled(1024, width)
+            module, card = heads.put(
+                module, card, head or "gap", cut=cut, num_classes=num_classes, units=units
+            )
         except RuntimeError as error:  # from the module itself, on pixels of the card's size
             raise NetworkError(
                 f"{name} fails on a blank picture of its card's size, {shape.crop or shape.size}",
@@ -262,6 +270,12 @@ def _classes(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> int | No
     pairs = {(len(own[n]), len(state[n])) for n in misfits if own[n].ndim and state[n].ndim}
     same = all(own[n].shape[1:] == state[n].shape[1:] for n in misfits)
     return next(iter(pairs))[1] if same and len(pairs) == 1 else None
+
+
+def _without_training_only(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict without the parts that only training has (GoogLeNet's auxiliary heads), where the module has none."""
+    own, prefixes = module.state_dict(), getattr(module, "training_only", ())
+    return {n: t for n, t in state.items() if n in own or not n.startswith(tuple(prefixes))}
 
 
 def _takes_classes(name: str) -> bool:
