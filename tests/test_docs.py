@@ -20,6 +20,7 @@ from PIL import Image
 
 import camlucida as cl
 from camlucida.cli import VERBS, main
+from camlucida.train import recipe
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -210,8 +211,11 @@ def test_every_block_runs(page, desk, capsys, monkeypatch):
                     if declared(line, NOT_READ):
                         continue
                     read_only(line, monkeypatch) if declared(line, ONLY_PARSED) else run(line, names)
+            elif block.language == "toml":  # a recipe
+                Path("block.toml").write_text(block.code, encoding="utf-8")
+                recipe.load("block.toml")
             else:
-                pytest.fail(f"a block of kind {block.language!r}: python and console are those that run")
+                pytest.fail(f"a block of kind {block.language!r}: python, console and toml are those that run")
     except BaseException as error:
         error.add_note(f"at {at}\n{capsys.readouterr().err[-2000:]}")
         raise
