@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import base64
+import binascii
+import io
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 
 from camlucida.errors import UsageError
 from camlucida.values import Size, View
@@ -38,6 +44,7 @@ class Preprocessing:
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     any_size: bool = True
     minimum: int = 1
+    mean_picture: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
         expected = len(self.channels)
@@ -86,16 +93,42 @@ class Preprocessing:
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """uint8 `(N, C, H, W)` → float32 as the network wants it."""
-        mean = torch.tensor(self.mean, device=pixels.device).view(-1, 1, 1)
         std = torch.tensor(self.std, device=pixels.device).view(-1, 1, 1)
-        return (pixels.float() * (self.scale / 255) - mean) / std
+        return (pixels.float() * (self.scale / 255) - self._subtracted(pixels)) / std
+
+    def subtracting(self, mean_picture: NDArray[np.uint8]) -> Preprocessing:
+        """This, with the mean `(H, W, 3)` of the training pictures, RGB, 0…255, subtracted pixel by pixel."""
+        stream = io.BytesIO()
+        Image.fromarray(mean_picture).save(stream, "PNG", optimize=True)
+        return replace(self, mean_picture=base64.b64encode(stream.getvalue()).decode())
+
+    def _subtracted(self, pixels: Tensor) -> Tensor:
+        """What `normalise` subtracts from `(…, C, H, W)`: `(C, 1, 1)` or `(C, H, W)`."""
+        if not self.mean_picture:
+            return torch.tensor(self.mean, device=pixels.device).view(-1, 1, 1)
+        mean = _mean_picture(self.mean_picture, self.channels) * (self.scale / 255)
+        if mean.shape[1:] != pixels.shape[-2:]:
+            mean = F.interpolate(mean[None], pixels.shape[-2:], mode="bilinear", align_corners=False)[0]
+        return mean.to(pixels.device)
 
     def picture(self, pixels: Tensor) -> Image.Image:
         """The RGB picture that normalised pixels `(C, H, W)` show: `normalise` undone, rounded to 8 bits."""
-        mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (self.mean, self.std))
-        raw = (pixels.detach().float().cpu() * std + mean) * (255 / self.scale)
+        pixels, std = pixels.detach().float().cpu(), torch.tensor(self.std).view(-1, 1, 1)
+        raw = (pixels * std + self._subtracted(pixels)) * (255 / self.scale)
         array = raw.round().clamp(0, 255).to(torch.uint8).numpy()
         array = np.repeat(array, 3, axis=0) if self.channels == "L" else array
         return Image.fromarray(
             np.ascontiguousarray(np.moveaxis(array[::-1] if self.channels == "BGR" else array, 0, -1))
         )
+
+
+@lru_cache(maxsize=8)
+def _mean_picture(text: str, channels: str) -> Tensor:
+    """`(C, H, W)` in the network's channel order, 0…255."""
+    try:
+        picture = Image.open(io.BytesIO(base64.b64decode(text, validate=True)))
+        array = np.asarray(picture.convert("L") if channels == "L" else picture.convert("RGB"), np.float32)
+    except (OSError, binascii.Error) as error:
+        raise UsageError("the mean picture of a card cannot be read", got=str(error)) from error
+    planes = array[None] if array.ndim == 2 else np.moveaxis(array, -1, 0)
+    return torch.from_numpy(np.array(planes[::-1] if channels == "BGR" else planes, order="C"))
