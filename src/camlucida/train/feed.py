@@ -130,7 +130,9 @@ def outputs(data: DataSet, recipe: Recipe) -> int:
         return len(data.labels)
     lengths = {len(example.values) for example in data.examples}
     if len(lengths) > 1:
-        raise UsageError("task regression", got=f"{sorted(lengths)} numbers a picture", allowed="as many each")
+        raise UsageError(
+            "task regression", got=f"{sorted(lengths)} numbers a picture", allowed="as many each"
+        )
     return lengths.pop()
 
 
