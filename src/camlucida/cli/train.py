@@ -119,7 +119,7 @@ def run(options: Options, command: Sequence[str]) -> int:
             except RuntimeError as error:
                 if fabric.world_size == 1:
                     raise
-                got = str(error).split("\n", 1)[0]
+                got = str(error).split("\n", 1)[0].split(". ", 1)[0]
                 raise CamlucidaError(
                     "a process of this run has ended", got=got, do="--resume goes on"
                 ) from error
@@ -243,8 +243,8 @@ def _follow(
     from camlucida.report import training
 
     rejected = training.rejected(out) if options.resume else {}
-    board = _board(out) if options.tensorboard else None
     event = next(events)
+    board = _board(out, event.values["from_step"]) if options.tensorboard else None
     at, steps = 0, event.values["steps"]
     with (
         (out / "log.jsonl").open("a", encoding="utf-8") as lines,
@@ -290,7 +290,7 @@ def _said(value: Any) -> str:
     return ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
 
 
-def _board(out: Path) -> Callable[[str, dict[str, Any]], None]:
+def _board(out: Path, step: int) -> Callable[[str, dict[str, Any]], None]:
     """A listener that writes for TensorBoard. Raises UsageError where that is not installed."""
     from camlucida.errors import UsageError
 
@@ -298,7 +298,7 @@ def _board(out: Path) -> Callable[[str, dict[str, Any]], None]:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise UsageError("--tensorboard", got="not installed", do="pip install 'camlucida[train]'") from error
-    writer = SummaryWriter(str(out / "tensorboard"))
+    writer = SummaryWriter(str(out / "tensorboard"), purge_step=step)
 
     def write(kind: str, values: dict[str, Any]) -> None:
         for name, value in values.items():

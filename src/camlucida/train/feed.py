@@ -187,11 +187,11 @@ def _channels_first(pixels: NDArray[np.uint8]) -> Tensor:
 def collate(items: list[Item]) -> Batch:
     good = [item for item in items if isinstance(item[1], Tensor)]
     pixels = torch.stack([item[1] for item in good]) if good else torch.empty(0, 3, 1, 1, dtype=torch.uint8)  # type: ignore[misc]
-    truths = [item[2] for item in good or items]
-    truth = torch.stack(truths) if isinstance(truths[0], Tensor) else torch.tensor(truths)  # type: ignore[arg-type]
+    truths = [item[2] for item in good]
+    soft = bool(truths) and isinstance(truths[0], Tensor)
     return Batch(
         pixels,
-        truth[: len(good)],
+        torch.stack(truths) if soft else torch.tensor(truths, dtype=torch.int64),  # type: ignore[arg-type]
         [item[0] for item in good],
         [(item[0], item[1]) for item in items if isinstance(item[1], str)],
     )

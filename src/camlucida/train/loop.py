@@ -290,7 +290,7 @@ class Run:
         if recipe.subtract == "pixel" and not self.shape.mean_picture:
             self.shape = self.shape.subtracting(self.mean_picture())
         yield Event("start", {
-            "recipe": recipe.name, "pictures": len(self.data), "classes": len(self.data.labels), "steps": steps, "from_step": self.step,
+            "recipe": recipe.name, "pictures": len(self.data), "classes": len(self.data.labels), "steps": steps, "steps_per_epoch": len(order), "from_step": self.step,
             "parameters": sum(p.numel() for p in self.module.parameters()), "device": str(fabric.device), "processes": fabric.world_size,
             "precision": fabric.strategy.precision.precision, "versions": checkpoint.versions(),
         })  # fmt: skip
