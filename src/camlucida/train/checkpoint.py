@@ -71,8 +71,15 @@ def versions() -> dict[str, str]:
     }
 
 
+def seed(number: int) -> None:
+    """Seeds every generator that a module may draw from: torch's, its devices', Python's, NumPy's."""
+    torch.manual_seed(number)
+    random.seed(number)
+    np.random.seed([number % 2**32, (number >> 32) % 2**32])
+
+
 def random_state() -> dict[str, Any]:
-    """The state of every generator that a module may draw from in this process: torch's, its devices', Python's, NumPy's."""
+    """The state of these generators in this process."""
     name, keys, *rest = np.random.get_state()
     version, numbers, gauss = random.getstate()
     return {

@@ -105,7 +105,7 @@ class Run:
         )
         self.workers, self.keep_epochs = workers, keep_epochs
         self.last = out / "checkpoints" / "last.ckpt"
-        torch.manual_seed(recipe.seed)
+        checkpoint.seed(recipe.seed)
         self.outputs = feed.outputs(data, recipe)
         module = self.build()
         initialise(module, recipe)
@@ -124,7 +124,7 @@ class Run:
         if (
             fabric.global_rank
         ):  # the first process draws as one process alone would, each other its own numbers
-            torch.manual_seed(recipe.seed + (fabric.global_rank << 32))
+            checkpoint.seed(recipe.seed + (fabric.global_rank << 32))
         self.order = feed.Order(
             len(data), recipe.batch * recipe.accumulate, recipe.seed, fabric.global_rank, fabric.world_size
         )
@@ -256,7 +256,7 @@ class Run:
             checkpoint.set_random_state(state["random"][rank])
             self.sums = state["sums"][rank]
         else:  # made by another number of processes: new numbers, no process those of another
-            torch.manual_seed(self.recipe.seed + self.step + (rank << 32))
+            checkpoint.seed(self.recipe.seed + self.step + (rank << 32))
             self.sums = {n: sum(one[n] for one in state["sums"]) if not rank else 0.0 for n in self.zeros}
 
     def weights(self) -> dict[str, Tensor]:
