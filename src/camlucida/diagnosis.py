@@ -278,11 +278,12 @@ def _others(card: Preprocessing) -> dict[str, Preprocessing]:
     mean, std = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)) if number == 3 else ((0.449,), (0.226,))
     order = -1 if card.channels == "BGR" else 1
     swapped: Literal["RGB", "BGR"] = "BGR" if card.channels == "RGB" else "RGB"
+    plain = replace(card, mean_picture="")
     others = {
-        "ImageNet's mean and deviation": replace(card, scale=1.0, mean=mean[::order], std=std[::order]),
-        "mean 0.5 and deviation 0.5": replace(card, scale=1.0, mean=(0.5,) * number, std=(0.5,) * number),
-        "pixels in 0…1 as they are": replace(card, scale=1.0, mean=(0.0,) * number, std=(1.0,) * number),
-        "pixels in 0…255 as they are": replace(card, scale=255.0, mean=(0.0,) * number, std=(1.0,) * number),
+        "ImageNet's mean and deviation": replace(plain, scale=1.0, mean=mean[::order], std=std[::order]),
+        "mean 0.5 and deviation 0.5": replace(plain, scale=1.0, mean=(0.5,) * number, std=(0.5,) * number),
+        "pixels in 0…1 as they are": replace(plain, scale=1.0, mean=(0.0,) * number, std=(1.0,) * number),
+        "pixels in 0…255 as they are": replace(plain, scale=255.0, mean=(0.0,) * number, std=(1.0,) * number),
     }
     if number == 3:
         others = {f"channels swapped to {swapped}": replace(card, channels=swapped), **others}

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
-from camlucida.images.augment import Augmentation, colour_shift, mix, random_view
+from camlucida.errors import UsageError
+from camlucida.images.augment import (
+    Augmentation,
+    colour_shift,
+    fit_mean_picture,
+    fit_pca,
+    mix,
+    random_view,
+)
+from camlucida.images.views import Preprocessing
+from camlucida.networks.cards import Card
 from camlucida.values import Size
 from oracles import augment as slow
 from pictures import colours
@@ -186,3 +199,161 @@ class TestMix:
         )
         assert torch.equal(first[0], again[0])
         assert torch.equal(first[1], again[1])
+
+
+class TestScaledView:
+    """Shorter side S from a range, isotropic, one crop (VGG paper, section 3.1)."""
+
+    @pytest.mark.parametrize("source", [Size(225, 301), Size(301, 225), Size(64, 64)])
+    @pytest.mark.parametrize("crops", ["any", "square", "five"])
+    def test_geometry_through_the_view(self, source, crops):
+        rng = np.random.default_rng(0)
+        jittered = Augmentation(scale=(100, 150), crops=crops)
+        for _ in range(60):
+            view = random_view(rng, source, 96, jittered)
+            short = min(view.resized.height, view.resized.width)
+            assert 100 <= short <= 150
+            assert view.resized == source.with_short_side(short)  # isotropic
+            assert view.size == Size(96, 96)
+            # A pixel of the crop is 1/zoom source pixels, up to the rounding of the longer side.
+            (x0, y0), (x1, y1) = np.sort(view.to_source([(0, 0), (96, 96)]), axis=0)
+            zoom = short / min(source.height, source.width)
+            assert x1 - x0 == pytest.approx(96 / zoom, rel=0.005)
+            assert y1 - y0 == pytest.approx(96 / zoom, rel=0.005)
+            assert min(x0, y0) >= -1e-9
+            assert x1 <= source.width + 1e-9
+            assert y1 <= source.height + 1e-9
+
+    def test_sides_are_uniform_with_both_ends(self):
+        rng = np.random.default_rng(1)
+        views = [random_view(rng, Size(300, 400), 64, Augmentation(scale=(64, 67))) for _ in range(2000)]
+        sides, counts = np.unique([v.resized.height for v in views], return_counts=True)
+        assert sides.tolist() == [64, 65, 66, 67]
+        assert (abs(counts - 500) < 80).all()  # four standard deviations
+        assert np.mean([v.flip for v in views]) == pytest.approx(0.5, abs=0.05)
+
+    def test_equal_ends_fix_the_scale_and_every_place_is_drawn(self):
+        rng = np.random.default_rng(2)
+        views = [random_view(rng, Size(50, 80), 48, Augmentation(scale=(50, 50))) for _ in range(2000)]
+        assert {v.resized for v in views} == {Size(50, 80)}
+        assert {v.crop[0] for v in views} == set(range(3))
+        assert {v.crop[1] for v in views} == set(range(33))
+
+    def test_square_keeps_to_the_centre(self):
+        rng = np.random.default_rng(3)
+        square = Augmentation(scale=(50, 50), crops="square")
+        assert {random_view(rng, Size(50, 80), 48, square).crop[1] for _ in range(300)} == {15, 16, 17}
+        assert {random_view(rng, Size(90, 50), 48, square).crop[0] for _ in range(300)} == {20, 21, 22}
+
+    def test_five_places_and_flips_are_ten(self):
+        rng = np.random.default_rng(4)
+        five = Augmentation(scale=(50, 50), crops="five")
+        seen = [random_view(rng, Size(50, 80), 40, five) for _ in range(600)]
+        places = {v.crop[:2] for v in seen}
+        assert places == {(0, 15), (0, 25), (10, 15), (10, 25), (5, 20)}
+        assert len({(v.crop, v.flip) for v in seen}) == 10
+
+    def test_pixels_are_those_of_the_resized_picture(self):
+        """Cutting after resizing the whole picture, as the paper says."""
+        picture = Image.fromarray(colours(60, 90))
+        view = random_view(np.random.default_rng(5), Size(60, 90), 32, Augmentation(scale=(40, 40), flip=0.0))
+        whole = np.asarray(picture.resize((60, 40), Image.Resampling.BILINEAR), np.int32)
+        top, left, *_ = view.crop
+        shown = np.asarray(view.show(picture), np.int32)
+        assert abs(shown - whole[top : top + 32, left : left + 32]).max() <= 1
+
+
+class TestFits:
+    def pictures(self):
+        rng = np.random.default_rng(6)
+        mixing = np.array([[40, 5, 2], [30, -20, 3], [25, 10, -9]])
+        return [
+            np.clip(120 + rng.normal(size=(h, w, 3)) @ mixing.T, 0, 255).astype(np.uint8)
+            for h, w in ((30, 40), (41, 17), (5, 90))
+        ]
+
+    def test_pca_is_numpy_on_all_pixels(self):
+        pictures = self.pictures()
+        vectors, values = fit_pca(iter(pictures))
+        pixels = np.concatenate([p.reshape(-1, 3) for p in pictures]) / 255
+        covariance = np.cov(pixels.T, bias=True)
+        np.testing.assert_allclose(values, np.linalg.eigvalsh(covariance)[::-1], rtol=1e-9)
+        np.testing.assert_allclose(covariance @ vectors, vectors * values, atol=1e-12)
+        np.testing.assert_allclose(vectors.T @ vectors, np.eye(3), atol=1e-12)
+        again = fit_pca([Image.fromarray(p) for p in pictures])
+        np.testing.assert_array_equal(again[1], values)
+
+    def test_eigenvalues_are_variances_of_pixels_up_to_one(self):
+        """Half of the pixels black, half white: variance 1/4 in each channel, all of it along grey."""
+        picture = np.zeros((4, 6, 3), np.uint8)
+        picture[:2] = 255
+        vectors, values = fit_pca([picture])
+        np.testing.assert_allclose(values, [0.75, 0, 0], atol=1e-12)
+        np.testing.assert_allclose(abs(vectors[:, 0]), np.full(3, 3**-0.5), rtol=1e-9)
+
+    def test_a_fitted_set_shifts_colours(self):
+        vectors, values = fit_pca(self.pictures())
+        fitted = Augmentation(
+            pca=0.1, pca_vectors=tuple(map(tuple, vectors.tolist())), pca_values=tuple(values.tolist())
+        )
+        pixels = np.full((2, 3, 3), 128, np.uint8)
+        rng, again = np.random.default_rng(8), np.random.default_rng(8)
+        strong = replace(fitted, pca=3.0)
+        found = colour_shift(rng, pixels, strong)
+        expected = 128 + 255 * vectors @ (again.normal(0, 3.0, 3) * values)
+        np.testing.assert_allclose(found[0, 0], np.clip(expected, 0, 255), atol=0.51)
+        assert not np.array_equal(
+            found, colour_shift(np.random.default_rng(8), pixels, Augmentation(pca=3.0))
+        )
+
+    def test_mean_picture_is_the_mean_of_every_pixel(self):
+        pictures = [colours(6, 9, seed) for seed in range(5)]
+        expected = np.floor(np.mean(np.array(pictures, np.float64), 0) + 0.5)
+        np.testing.assert_array_equal(fit_mean_picture(iter(pictures)), expected)
+
+    def test_nothing_to_fit_and_other_shapes_are_refused(self):
+        for fit in (fit_pca, fit_mean_picture):
+            with pytest.raises(UsageError, match="no picture"):
+                fit([])
+            with pytest.raises(UsageError, match="uint8"):
+                fit([np.zeros((3, 4))])
+        with pytest.raises(UsageError, match="one shape"):
+            fit_mean_picture([colours(6, 9), colours(9, 6)])
+
+
+class TestMeanPicture:
+    """A mean of every pixel, which travels inside the card's preprocessing."""
+
+    @pytest.mark.parametrize("channels", ["RGB", "BGR"])
+    def test_it_is_subtracted_pixel_by_pixel_and_comes_back(self, channels):
+        mean = colours(12, 17, 1)
+        shape = Preprocessing(scale=255.0, std=(2.0, 4.0, 8.0), channels=channels).subtracting(mean)
+        order = slice(None, None, -1) if channels == "BGR" else slice(None)
+        picture = colours(12, 17, 2)
+        pixels = torch.from_numpy(np.moveaxis(picture[..., order], -1, 0).copy())
+        found = shape.normalise(pixels[None])[0]
+        expected = (picture.astype(float) - mean)[..., order] / np.array([2.0, 4.0, 8.0])
+        np.testing.assert_array_equal(found.numpy(), np.moveaxis(expected, -1, 0).astype(np.float32))
+        np.testing.assert_array_equal(np.asarray(shape.picture(found)), picture)
+
+    def test_it_stretches_over_inputs_of_another_shape(self):
+        mean = np.zeros((4, 6, 3), np.uint8)
+        mean[:, 3:] = 100
+        shape = Preprocessing(scale=255.0, std=(1.0,) * 3).subtracting(mean)
+        found = -shape.normalise(torch.zeros(1, 3, 8, 12, dtype=torch.uint8))[0, 0]
+        assert (found[:, :5] == 0).all()
+        assert (found[:, 7:] == 100).all()
+        assert ((found[:, 5] > 0) & (found[:, 5] < found[:, 6])).all()
+
+    def test_it_travels_on_the_card(self):
+        shape = Preprocessing(scale=255.0).subtracting(colours(9, 7))
+        card = Card.from_json(Card(preprocessing=shape).to_json())
+        assert card.preprocessing == shape
+        assert len(repr(card.preprocessing)) < 400
+        pixels = torch.from_numpy(np.moveaxis(colours(9, 7, 3), -1, 0).copy())[None]
+        assert torch.equal(card.preprocessing.normalise(pixels), shape.normalise(pixels))
+
+    def test_what_is_no_picture_is_refused(self):
+        for text in ("%%%", "aGVsbG8="):
+            with pytest.raises(UsageError, match="mean picture"):
+                Preprocessing(mean_picture=text).normalise(torch.zeros(1, 3, 4, 4, dtype=torch.uint8))

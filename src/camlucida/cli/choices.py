@@ -176,7 +176,7 @@ def _preprocessing(options: NetworkOptions, shape: Preprocessing) -> Preprocessi
         if min(options.std) <= 0:
             raise UsageError("--std", got=f"{min(options.std):g}", allowed="> 0")
         white = options.range or _white(options.mean, options.std)
-        changes |= {"mean": options.mean, "std": options.std, "scale": float(white)}
+        changes |= {"mean": options.mean, "std": options.std, "scale": float(white), "mean_picture": ""}
         if white == 255 and options.range is None:
             print("--mean and --std are read in 0…255", file=sys.stderr)
     elif len(channels) != len(shape.channels):

@@ -86,7 +86,7 @@ def words(card: Card) -> list[tuple[str, str]]:
         ("pictures", f"{view}, {shape.interpolation}"),
         (
             "pixels",
-            f"{shape.channels} in {unit}, minus {_numbers(shape.mean)}, divided by {_numbers(shape.std)}",
+            f"{shape.channels} in {unit}, minus {'a mean picture' if shape.mean_picture else _numbers(shape.mean)}, divided by {_numbers(shape.std)}",
         ),
         (
             "labels",

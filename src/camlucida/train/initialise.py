@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import torch
@@ -45,21 +45,14 @@ def start(module: nn.Module, recipe: Recipe, classes: Sequence[Label]) -> frozen
         return frozenset()
     found, labels = _weights(Path(recipe.start))
     own = module.state_dict()
-    layers = {name.rpartition(".")[0] for name in own}
-    for layer in recipe.start_layers:
-        if not any(_within(name, layer) for name in own):
-            raise UsageError(f"recipe: start_layers {layer!r}", do=nearest(layer, layers))
-        if not any(_within(name, layer) for name in found):
-            known = {name.rpartition(".")[0] for name in found}
-            raise UsageError(f"{recipe.start} has no layer {layer!r}", do=nearest(layer, known))
+    sources = _sources(own, found, recipe)
     others = bool(labels) and [one.id for one in labels] != [one.id for one in classes]
     heads = _heads(module, len(classes)) if others else ()
-    copied: dict[str, Tensor] = {}
-    for name, tensor in own.items():
-        wanted = not recipe.start_layers or any(_within(name, layer) for layer in recipe.start_layers)
-        source = found.get(name, found.get(name.removeprefix("trunk.")))
-        if wanted and source is not None and source.shape == tensor.shape and name.rpartition(".")[0] not in heads:  # fmt: skip
-            copied[name] = source.to(tensor.dtype)
+    copied = {
+        name: found[source].to(own[name].dtype)
+        for name, source in sources.items()
+        if found[source].shape == own[name].shape and name.rpartition(".")[0] not in heads
+    }
     parameters = [name for name, _ in module.named_parameters()]
     fresh = frozenset(name for name in parameters if name not in copied)
     if len(fresh) == len(parameters):
@@ -72,9 +65,25 @@ def start(module: nn.Module, recipe: Recipe, classes: Sequence[Label]) -> frozen
     return fresh
 
 
-def _within(name: str, layer: str) -> bool:
-    """Whether a tensor belongs to a layer or a layer inside it."""
-    return name.removeprefix("trunk.").startswith(layer.removeprefix("trunk.") + ".")
+def _sources(own: Collection[str], found: Collection[str], recipe: Recipe) -> dict[str, str]:
+    """Name in the module → name in the file, for all that may be copied. A trunk under a head put on it keeps its names
+    behind `trunk.`."""
+    if not recipe.start_layers:
+        pairs = {name: name if name in found else name.removeprefix("trunk.") for name in own}
+        return {name: source for name, source in pairs.items() if source in found}
+    pairs = {}
+    for entry in recipe.start_layers:
+        layer, _, source = (word.strip() for word in entry.partition("="))
+        source = source or layer
+        for what, names, asked in ((recipe.network, own, layer), (recipe.start, found, source)):
+            if not any(name.startswith(asked + ".") for name in names):
+                known = {name.rpartition(".")[0] for name in names}
+                raise UsageError(
+                    f"recipe: start_layers: {what} has no layer {asked!r}", do=nearest(asked, known)
+                )
+        inside = {name: source + name.removeprefix(layer) for name in own if name.startswith(layer + ".")}
+        pairs |= {name: other for name, other in inside.items() if other in found}
+    return pairs
 
 
 def _heads(module: nn.Module, classes: int) -> frozenset[str]:

@@ -40,7 +40,7 @@ class Recipe:
 
     Weights: `initialisation`: the network's `own`, `gaussian` of standard `deviation` (VGG paper, section 3.1: variance 10⁻²;
     0.01 in later code), `glorot` or `he`, biases 0; `start`: a packed network, checkpoint or state dict whose weights replace these where
-    names and shapes fit, `start_layers`: in these layers only; `head_rate`: factor on the rate of layers that `start` did not
+    names and shapes fit, `start_layers`: in these layers only, `"own=theirs"` where it has another name in the file; `head_rate`: factor on the rate of layers that `start` did not
     fill; `bias_rate`: on that of biases; `decay_norms`: whether biases and norms decay too; `renormalise`: largest RMS of a convolution's filter, 0 = free (ZF
     paper, section 3); `average`: decay of the weights' running mean, 0 = off, which is what is packed.
 
@@ -166,8 +166,8 @@ def load(name: str | Path, changes: Mapping[str, Any] | None = None) -> Recipe:
 
 def _read(name: str | Path, beside: Path | None = None, below: tuple[str, ...] = ()) -> dict[str, Any]:
     """The values of a file over those of the files it extends."""
-    if len(below) > 4:
-        raise UsageError("recipe: extends", got=" → ".join([*below, str(name)]), allowed="four files deep")
+    if len(below) > 3:
+        raise UsageError("recipe: extends", got=" → ".join([*below, str(name)]), allowed="three files deep")
     file = Path(name)
     if file.suffix == ".toml":
         file = beside / file if beside else file
