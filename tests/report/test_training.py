@@ -78,7 +78,7 @@ def test_the_page_says_it_all_and_asks_nothing_of_any_network(run):
     text = file.read_text(encoding="utf-8")
     assert file.name == "training.html"
     for words in ("75.0 % of the tuning split right, after epoch 2", "1,234 of 2 classes", "2 × cpu", "32-true", "torch 2.15", "10.0 s",
-                  "camlucida train &#39;my pictures&#39; --out run", "a,b.png", "1 pictures could not be read"):  # fmt: skip
+                  "camlucida train &#39;my pictures&#39; --out run", "a,b.png", "1 picture could not be read"):  # fmt: skip
         assert words in text, words
     assert "<script" not in text
     assert "&lt;script&gt;broken" in text

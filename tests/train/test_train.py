@@ -337,7 +337,7 @@ def test_command_line_lists_broken_pictures_once_and_ends_with_3(words, tmp_path
         assert [row.split(",")[0].endswith("n01/3.png") for row in rows[1:]] == [True]
     lines = [json.loads(line)["kind"] for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert lines.count("rejected") == 1
-    assert "1 pictures could not be read" in capsys.readouterr().err
+    assert "1 picture could not be read" in capsys.readouterr().err
 
 
 def test_command_line_fits_colours_to_the_pictures(words, tmp_path):

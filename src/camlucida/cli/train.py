@@ -125,7 +125,7 @@ def run(options: Options, command: Sequence[str]) -> int:
                 ) from error
     print(out / "network.safetensors")
     if rejected:
-        print(f"{rejected} pictures could not be read: {out / 'rejected.csv'}", file=sys.stderr)
+        print(f"{rejected} picture{'s' * (rejected > 1)} could not be read: {out / 'rejected.csv'}", file=sys.stderr)
     return 3 if rejected else 0
 
 

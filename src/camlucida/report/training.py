@@ -7,7 +7,7 @@ import json
 import math
 import os
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -109,10 +109,21 @@ def write(log: Log, recipe: str = "", broken: Mapping[str, str] | None = None) -
     return page.environment().get_template("training.html.j2").render(context)
 
 
+TUNING = {
+    "top1": "top-1 {:.1f} %",
+    "top5": "top-5 {:.1f} %",
+    "labels": "labels {:.1f} %",
+    "squared_error": "squared error {:.4g}",
+}
 HEADINGS = {
     "loss": "Loss", "error": "Training error", "top1": "Tuning top-1 (%)", "top5": "Tuning top-5 (%)", "labels": "Tuning labels right (%)",
     "squared_error": "Tuning squared error", "seconds": "Seconds",
 }  # fmt: skip
+
+
+def _judged(figures: Mapping[str, Any], names: Collection[str]) -> str:
+    words = {"epoch": "epoch {}"} | TUNING
+    return ", ".join(words[n].format(figures[n]) for n in names if n in figures)
 
 
 def outcome(log: Log) -> str:
@@ -135,13 +146,13 @@ def facts(log: Log, broken: int) -> list[tuple[str, str]]:
         ("Steps", f"{max([*log.steps, *(e['step'] for e in log.epochs.values())], default=0):,}"),
         ("Time", _time(log.seconds)),
         ("Loss at the end", _number(last[0].get("loss"))),
-        ("Best on the tuning split", ", ".join(f"{n} {_number(v)}" for n, v in best.items() if n != "score")),
-        ("At the end on the tuning split", ", ".join(f"{n} {_number(last[0][n])}" for n in ("top1", "top5", "labels", "squared_error") if n in last[0])),
+        ("Best on the tuning split", _judged(best, ("epoch", *TUNING))),
+        ("At the end on the tuning split", _judged(last[0], TUNING)),
         ("Parameters", f"{start['parameters']:,}" if "parameters" in start else ""),
         ("Device", f"{start['processes']} × {start['device']}" if start.get("processes", 1) > 1 else str(start.get("device", ""))),
         ("Precision", str(start.get("precision", ""))),
         ("Versions", ", ".join(f"{n} {v}" for n, v in start.get("versions", {}).items())),
-        ("Rejected", f"{broken:,} pictures" if broken else ""),
+        ("Rejected", f"{broken:,} picture{'s' * (broken > 1)}" if broken else ""),
     ]  # fmt: skip
     return [(name, value) for name, value in found if value]
 
@@ -168,15 +179,16 @@ def panels(log: Log) -> list[tuple[str, str, list[tuple[str, list[Point]]], str,
     found = [
         ("Loss", "mean over the pictures since the point before", [("training", every)], "", False),
         ("Error", about, [("training", error), ("tuning split", tuning)], percent, False),
-        ("Learning rate", "", [("rate", rates)], "", _spread(rates) > 1000),
+        ("Learning rate", "", [("rate", rates)], "", _drops(rates)),
     ]
     kept = [(t, a, [(n, c) for n, c in curves if c], u, s) for t, a, curves, u, s in found]
     return [one for one in kept if one[2]]
 
 
-def _spread(points: Sequence[Point]) -> float:
-    values = [y for _, y in points if y > 0]
-    return max(values) / min(values) if values else 1.0
+def _drops(points: Sequence[Point]) -> bool:
+    """Whether a tenth of the values and more lie far below the largest: a rate that goes down by factors."""
+    values = sorted(y for _, y in points)
+    return bool(values) and 0 < values[len(values) // 10] < values[-1] / 20
 
 
 def chart(
@@ -191,7 +203,7 @@ def chart(
     low, high = min(measure(y) for _, y in every), max(measure(y) for _, y in every)
     marks = ticks(low, high)
     low, high = min(low, marks[0]), max(high, marks[-1])
-    end = max(x for x, _ in every) / per_epoch or 1.0
+    end = max(x for _, points in curves for x, _ in points) / per_epoch or 1.0
 
     def place(point: Point) -> str:
         x = LEFT + width * point[0] / per_epoch / end
