@@ -221,8 +221,8 @@ def chart(
             parts.append(f'<text class="mark" x="{x:.1f}" y="{HEIGHT - 8}" text-anchor="middle">{_number(mark)}</text>')  # fmt: skip
     for i, points in enumerate(shown):
         if len(points) == 1:
-            x, y = place(points[0]).split(",")
-            parts.append(f'<circle class="curve-{i}" cx="{x}" cy="{y}" r="3"/>')
+            cx, cy = place(points[0]).split(",")
+            parts.append(f'<circle class="curve-{i}" cx="{cx}" cy="{cy}" r="3"/>')
         else:
             parts.append(f'<polyline class="curve-{i}" points="{" ".join(map(place, points))}"/>')
     label = f"{', '.join(name for name, _ in curves)} over epochs 0 to {_number(end)}"

@@ -71,7 +71,7 @@ def synchronise(module: nn.Module, device: torch.device) -> nn.Module:
         return nn.SyncBatchNorm.convert_sync_batchnorm(module)
     for norm in module.modules():
         if isinstance(norm, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)):
-            norm.__class__ = Synchronised
+            norm.__class__ = Synchronised  # type: ignore[assignment]
     return module
 
 

@@ -201,7 +201,7 @@ def loader(data: Dataset, order: Iterable[Any], workers: int) -> DataLoader:
     """The batches of `order`, an iterable of lists of keys, read by so many processes (0: by this one)."""
     return DataLoader(
         data,
-        batch_sampler=order,  # type: ignore[arg-type]
+        batch_sampler=order,
         num_workers=workers,
         collate_fn=collate,
         # A generator of its own: starting an epoch must not move the random state that dropout draws from.

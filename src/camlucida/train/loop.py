@@ -402,7 +402,7 @@ class Run:
         pictures = feed.PlainPictures(self.validate_on, self.recipe, shape)
         share = range(self.fabric.global_rank, len(self.validate_on), self.fabric.world_size)
         batches = [share[i : i + self.recipe.batch] for i in range(0, len(share), self.recipe.batch)]
-        sums, broken = dict.fromkeys(self.zeros, 0.0), {}
+        sums, broken = dict.fromkeys(self.zeros, 0.0), dict[str, str]()
         for batch in feed.loader(pictures, batches, self.workers):
             broken |= self.named(self.validate_on, batch)
             if len(batch.indices):
