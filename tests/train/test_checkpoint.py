@@ -40,22 +40,16 @@ def same(a, b) -> bool:
     return len(a) == len(b) and all(map(same, a, b)) if isinstance(a, (list, tuple)) else a == b
 
 
-def in_a_process(recipe, data, out) -> multiprocessing.Process:
-    """A run in a process of its own, which reads with a worker and saves after every step."""
+def in_a_process(recipe, tmp_path, name) -> multiprocessing.Process:
+    """`camlucida train` in a process of its own, which reads with a worker and saves after every step."""
+    words = [
+        "train", str(tmp_path / "data"), "--recipe", str(made_up.write_recipe(tmp_path / "small.toml", recipe)), "--out", str(tmp_path / name),
+        "--accelerator", "cpu", "--workers", "1", "--save-every", "0", "--keep-epochs", "2", "--resume",
+    ]  # fmt: skip
 
     def work():
         torch.set_num_threads(1)
-        for _ in loop.train(
-            recipe,
-            data,
-            out,
-            accelerator="cpu",
-            workers=1,
-            save_every_seconds=0,
-            resume=True,
-            keep_epochs={2},
-        ):
-            pass
+        raise SystemExit(main(words))
 
     process = multiprocessing.get_context("fork").Process(target=work)
     process.start()
@@ -65,11 +59,11 @@ def in_a_process(recipe, data, out) -> multiprocessing.Process:
 def test_killed_by_the_system_and_resumed_is_the_run_that_nobody_killed(data, tmp_path):
     """Four times SIGKILL, wherever it strikes, the saving of a checkpoint not excepted."""
     recipe = replace(made_up.SMALL, size=16, sizes=(), card_size=16, epochs=6, batch=3)
-    in_a_process(recipe, data, tmp_path / "whole").join()
+    in_a_process(recipe, tmp_path, "whole").join()
     rng, kills, last = random.Random(0), 0, tmp_path / "killed" / "checkpoints" / "last.ckpt"
     for _ in range(4):
         begun = last.stat().st_mtime_ns if last.exists() else 0
-        process = in_a_process(recipe, data, tmp_path / "killed")
+        process = in_a_process(recipe, tmp_path, "killed")
         while process.is_alive() and not (last.exists() and last.stat().st_mtime_ns != begun):
             time.sleep(0.005)
         time.sleep(rng.uniform(0, 0.1))
@@ -77,7 +71,9 @@ def test_killed_by_the_system_and_resumed_is_the_run_that_nobody_killed(data, tm
         process.join()
         kills += process.exitcode == -signal.SIGKILL
     assert kills >= 2  # the last may find the run done
-    in_a_process(recipe, data, tmp_path / "killed").join()
+    last_run = in_a_process(recipe, tmp_path, "killed")
+    last_run.join()
+    assert last_run.exitcode == 0  # the folder is not held by a worker that was left behind
     assert same(made_up.checkpoint(tmp_path / "whole"), made_up.checkpoint(tmp_path / "killed"))
     for name in ("network.safetensors", "epochs/epoch-0002.safetensors"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes()

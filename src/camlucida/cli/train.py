@@ -94,6 +94,8 @@ def run(options: Options, command: Sequence[str]) -> int:
             _check_folder(out, options)
         given = datasets.load(options.data)
         data, tuning = given.split(options.split), given.split("tuning") if options.split == "train" else None
+        for note in given.notes if first else ():
+            print(note, file=sys.stderr)
         recipe = _recipe(options, data, out)
         fabric = distribute.start(
             options.accelerator, options.devices, loop.precision_of(recipe, options.accelerator)

@@ -3,9 +3,11 @@ So workers have no random state to keep, and any number of them, in any number o
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
 import signal
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +27,7 @@ from camlucida.images.views import Preprocessing
 from camlucida.train.recipe import Recipe
 from camlucida.values import Size
 
+PR_SET_PDEATHSIG = 1  # of Linux's prctl: the signal that a process gets when its parent dies
 CACHE = 8 * 2**30  # the most memory that decoded pictures take unless told, in bytes
 
 Truth = int | Tensor
@@ -214,6 +217,9 @@ def loader(data: Dataset, order: Iterable[Any], workers: int) -> DataLoader:
 
 
 def _ready_worker(_: int) -> None:
-    """Ctrl-C is the main process's to answer, which still wants the batches of the step it is in."""
+    """Ctrl-C is the main process's to answer, which still wants the batches of the step it is in. A worker does not
+    outlive a run that was killed: it shares the lock on the run's folder, and --resume would find it held."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
