@@ -17,12 +17,16 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import lightning_fabric  # noqa: F401  (imported here, once, and not by each process that is forked)
 import numpy as np
 import torch
 from PIL import Image
 
 from camlucida.cli import main
+from camlucida.images import datasets  # noqa: F401
 from camlucida.images.augment import Augmentation
+from camlucida.report import training  # noqa: F401
+from camlucida.train import loop  # noqa: F401
 from camlucida.train import recipe as recipes
 
 RECIPE = recipes.Recipe(

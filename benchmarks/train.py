@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from camlucida.images import datasets
 from camlucida.networks import catalogue
-from camlucida.train import feed, loop, optimise
+from camlucida.train import distribute, feed, loop, optimise
 from camlucida.train import recipe as recipes
 
 
@@ -77,7 +77,7 @@ class Bare:
         loader = feed.loader(feed.TrainingPictures(data, recipe), order, 0)
         shape = recipe.preprocessing()
         self.batches = [(shape.normalise(b.pixels).contiguous(memory_format=layout), b.truth) for b in loader]
-        self.half = loop.precision_of(recipe, "cpu") == "bf16-mixed"
+        self.half = distribute.precision_of(recipe.precision, "cpu") == "bf16-mixed"
 
     def steps(self, count: int) -> tuple[float, float]:
         """Seconds and CPU seconds a step."""
@@ -139,7 +139,7 @@ def main() -> int:
     figures: dict[str, Any] = {name: summary(values) for name, values in ratios.items()}
     about = {
         "network": recipe.network, "size": given.size, "batch": given.batch, "workers": given.workers, "threads": torch.get_num_threads(),
-        "precision": loop.precision_of(recipe, "cpu"), "rounds": given.rounds, "steps": given.steps, "torch": str(torch.__version__),
+        "precision": distribute.precision_of(recipe.precision, "cpu"), "rounds": given.rounds, "steps": given.steps, "torch": str(torch.__version__),
         "milliseconds of a bare step": round(statistics.median(milliseconds), 1), "cores": os.cpu_count(),
     }  # fmt: skip
     print("  ".join(f"{k} {v}" for k, v in about.items()))

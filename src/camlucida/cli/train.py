@@ -98,7 +98,9 @@ def run(options: Options, command: Sequence[str]) -> int:
             print(note, file=sys.stderr)
         recipe = _recipe(options, data, out)
         fabric = distribute.start(
-            options.accelerator, options.devices, loop.precision_of(recipe, options.accelerator)
+            options.accelerator,
+            options.devices,
+            distribute.precision_of(recipe.precision, options.accelerator),
         )
         if first:
             _prepare(out, recipe, options)
@@ -127,7 +129,10 @@ def run(options: Options, command: Sequence[str]) -> int:
                 ) from error
     print(out / "network.safetensors")
     if rejected:
-        print(f"{rejected} picture{'s' * (rejected > 1)} could not be read: {out / 'rejected.csv'}", file=sys.stderr)
+        print(
+            f"{rejected} picture{'s' * (rejected > 1)} could not be read: {out / 'rejected.csv'}",
+            file=sys.stderr,
+        )
     return 3 if rejected else 0
 
 

@@ -9,6 +9,8 @@ import os
 import signal
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +22,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from camlucida.errors import InputError, UsageError
-from camlucida.images.augment import colour_shift, random_view
+from camlucida.images.augment import colour_shift, fit_mean_picture, random_view
 from camlucida.images.datasets import DataSet, Example
 from camlucida.images.read import read_picture
 from camlucida.images.views import Preprocessing
@@ -29,6 +31,7 @@ from camlucida.values import Size
 
 PR_SET_PDEATHSIG = 1  # of Linux's prctl: the signal that a process gets when its parent dies
 CACHE = 8 * 2**30  # the most memory that decoded pictures take unless told, in bytes
+MEAN_OF = 20_000  # pictures that a mean picture is fitted to at most
 
 Truth = int | Tensor
 Item = tuple[int, Tensor | str, Truth]
@@ -181,6 +184,20 @@ class PlainPictures(Dataset[Item]):
             return index, str(error), truth
         view = self.shape.view(Size(picture.height, picture.width), "card")
         return index, self.shape.pixels(picture, view), truth
+
+
+def mean_picture(data: DataSet, decoded: Decoded, shape: Preprocessing) -> NDArray[np.uint8]:
+    """The mean of every pixel over the pictures' central squares at the card's size, `MEAN_OF` evenly chosen ones where
+    there are more."""
+
+    def squares() -> Iterator[Image.Image]:
+        square = replace(shape, crop=shape.size)
+        for i in range(0, len(data), -(-len(data) // MEAN_OF)):
+            with suppress(InputError):  # named when its turn comes
+                picture = decoded.read(i, data.examples[i])
+                yield square.view(Size(picture.height, picture.width)).show(picture)
+
+    return fit_mean_picture(squares())
 
 
 def _channels_first(pixels: NDArray[np.uint8]) -> Tensor:

@@ -5,20 +5,18 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from camlucida.errors import CamlucidaError, InputError, UsageError
-from camlucida.images.augment import fit_mean_picture, mix
+from camlucida.errors import CamlucidaError, UsageError
+from camlucida.images.augment import mix
 from camlucida.images.datasets import DataSet
 from camlucida.networks import cards, catalogue
 from camlucida.networks.cards import Card
@@ -26,10 +24,8 @@ from camlucida.networks.network import logits_of
 from camlucida.train import checkpoint, distribute, feed, losses, optimise
 from camlucida.train.initialise import initialise, start
 from camlucida.train.recipe import Recipe
-from camlucida.values import Size
 
 SHOWN = 20  # steps from one line of the log to the next
-MEAN_OF = 20_000  # pictures that a mean picture is fitted to at most
 
 
 @dataclass(frozen=True)
@@ -69,7 +65,9 @@ def train(
     A loss or a weight that is not finite raises CamlucidaError, which names the batch; no such state is ever saved.
     """
     if fabric is None:
-        fabric = distribute.start(accelerator, devices, precision_of(recipe, accelerator))
+        fabric = distribute.start(
+            accelerator, devices, distribute.precision_of(recipe.precision, accelerator)
+        )
     if recipe.schedule == "plateau" and validate_on is None:
         raise UsageError(
             "schedule plateau", got="no tuning split", do="--split train holds one picture in five out"
@@ -96,13 +94,8 @@ class Run:
         keep_epochs: frozenset[int] = frozenset(),
         cache: int | None = None,
     ) -> None:
-        self.recipe, self.data, self.validate_on, self.out, self.fabric = (
-            recipe,
-            data,
-            validate_on,
-            out,
-            fabric,
-        )
+        self.recipe, self.data, self.validate_on = recipe, data, validate_on
+        self.out, self.fabric = out, fabric
         self.workers, self.keep_epochs = workers, keep_epochs
         self.last = out / "checkpoints" / "last.ckpt"
         checkpoint.seed(recipe.seed)
@@ -121,9 +114,7 @@ class Run:
         self.average = (
             {n: t.detach().clone() for n, t in module.state_dict().items()} if recipe.average else {}
         )
-        if (
-            fabric.global_rank
-        ):  # the first process draws as one process alone would, each other its own numbers
+        if fabric.global_rank:  # the first draws as one process alone would, each other its own numbers
             checkpoint.seed(recipe.seed + (fabric.global_rank << 32))
         self.order = feed.Order(
             len(data), recipe.batch * recipe.accumulate, recipe.seed, fabric.global_rank, fabric.world_size
@@ -237,7 +228,7 @@ class Run:
             kept = {
                 "module": state, "optimiser": self.optimiser.state_dict(), "average": self.average, "schedule": self.schedule.state(),
                 "step": self.step, "epoch": self.step // len(self.order), "random": random, "sums": sums, "best": self.best, "tuning": self.tuning,
-                "mean_picture": self.shape.mean_picture,
+                "mean_picture": self.shape.mean_picture, "precision": self.fabric.strategy.precision.state_dict(),
             }  # fmt: skip
             checkpoint.save(self.last, kept, self.recipe)
         self.fabric.barrier()
@@ -248,6 +239,8 @@ class Run:
         for name, tensor in state["average"].items():
             self.average[name].copy_(tensor)
         self.schedule.restore(state["schedule"])
+        if state["precision"]:  # the loss scale of float16
+            self.fabric.strategy.precision.load_state_dict(state["precision"])
         self.step, self.best, self.tuning = state["step"], dict(state["best"]), state["tuning"]
         self.order.epoch, self.order.skip = divmod(self.step, len(self.order))
         self.shape = replace(self.shape, mean_picture=state["mean_picture"])
@@ -288,7 +281,8 @@ class Run:
         recipe, order, fabric = self.recipe, self.order, self.fabric
         steps = len(order) * recipe.epochs
         if recipe.subtract == "pixel" and not self.shape.mean_picture:
-            self.shape = self.shape.subtracting(self.mean_picture())
+            first = feed.mean_picture(self.data, self.decoded, self.shape) if fabric.is_global_zero else None
+            self.shape = self.shape.subtracting(distribute.gather(fabric, first)[0])
         yield Event("start", {
             "recipe": recipe.name, "pictures": len(self.data), "classes": len(self.data.labels), "steps": steps, "steps_per_epoch": len(order), "from_step": self.step,
             "parameters": sum(p.numel() for p in self.module.parameters()), "device": str(fabric.device), "processes": fabric.world_size,
@@ -327,7 +321,8 @@ class Run:
                     return
             order.skip = 0
             yield from self.end_of_epoch(epoch, validate_every, began)
-            saved, before = time.monotonic(), dict(self.zeros)
+            saved = shown = time.monotonic()
+            pictures, before = 0, dict(self.zeros)
         self.pack(self.out / "network.safetensors", {"epoch": self.step // len(order), **self.tuning})
         yield Event("done", {
             "network": str(self.out / "network.safetensors"), "step": self.step, "rejected": len(self.rejected), **({"best": self.best} if self.best else {}),
@@ -336,12 +331,8 @@ class Run:
 
     def end_of_epoch(self, epoch: int, validate_every: int, began: float) -> Iterator[Event]:
         """Judges, keeps the best and the wanted, saves."""
-        found = {
-            name: reason
-            for one in distribute.gather(self.fabric, self.rejected)
-            for name, reason in one.items()
-        }
-        yield from self.reject(found)
+        for found in distribute.gather(self.fabric, self.rejected):
+            yield from self.reject(found)
         report = {"epoch": epoch + 1, "step": self.step, **self.figures(self.zeros)}
         if not sum(distribute.gather(self.fabric, self.sums["pictures"])):
             first = next(iter(self.rejected.items()), ("", ""))
@@ -365,13 +356,8 @@ class Run:
 
     def figures(self, before: Mapping[str, float]) -> dict[str, float]:
         """Mean loss and error (percent of pictures, or squared error) over all processes' pictures since these sums."""
-        sums = dict(
-            zip(
-                self.zeros,
-                distribute.add(self.fabric, [self.sums[n] - before[n] for n in self.zeros]),
-                strict=True,
-            )
-        )
+        added = distribute.add(self.fabric, [self.sums[n] - before[n] for n in self.zeros])
+        sums = dict(zip(self.zeros, added, strict=True))
         pictures, loss = sums["pictures"], sums.pop("loss")
         if not pictures:
             return {}
@@ -393,7 +379,8 @@ class Run:
         assert self.validate_on is not None
         module = self.module
         if self.average:
-            module = self.build()
+            with torch.random.fork_rng():  # to judge must not move the numbers that dropout draws
+                module = self.build()
             module.load_state_dict(self.average)
             module = module.to(self.fabric.device)
         training = module.training
@@ -422,31 +409,6 @@ class Run:
 
     def named(self, data: DataSet, batch: feed.Batch) -> dict[str, str]:
         return {data.examples[i].source.name: reason for i, reason in batch.rejected}
-
-    def mean_picture(self) -> NDArray[np.uint8]:
-        """The mean of every pixel over the training pictures' central squares, evenly chosen ones where they are many."""
-
-        def squares() -> Iterator[Image.Image]:
-            shape = replace(self.shape, crop=self.shape.size)
-            for i in range(0, len(self.data), -(-len(self.data) // MEAN_OF)):
-                with suppress(InputError):  # named when its turn comes
-                    picture = self.decoded.read(i, self.data.examples[i])
-                    yield shape.view(Size(picture.height, picture.width)).show(picture)
-
-        return distribute.gather(
-            self.fabric, fit_mean_picture(squares()) if self.fabric.is_global_zero else None
-        )[0]
-
-
-def precision_of(recipe: Recipe, accelerator: str) -> str:
-    """The recipe's, or for `auto` the fast one: `bf16-mixed` where the hardware multiplies bfloat16, else `32-true`:
-    emulated, it is twenty times slower."""
-    if recipe.precision != "auto":
-        return recipe.precision
-    if torch.cuda.is_available() and accelerator != "cpu":
-        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
-    fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return "bf16-mixed" if fast else "32-true"
 
 
 def _nothing(output: Any) -> Tensor:
