@@ -3,9 +3,10 @@
 import json
 import tomllib
 
-import numpy as np
+import made_up
 import pytest
 import torch
+from made_up import SMALL
 from PIL import Image
 
 import camlucida as cl
@@ -18,23 +19,10 @@ from camlucida.train.recipe import Recipe
 
 pytest.importorskip("lightning_fabric")
 
-SMALL = Recipe(
-    name="small", network="lucida", arguments={"width": 0.125, "dropout": 0.2}, size=32, sizes=(24,), card_size=64,
-    epochs=2, batch=6, learning_rate=0.05, average=0.9, precision="32-true", augmentation=Augmentation(jitter=0.2, cutmix=1.0, mixup=0.2),
-)  # fmt: skip
-
 
 @pytest.fixture
 def data(tmp_path):
-    rng = np.random.default_rng(0)
-    for label, colour in (("n01", (200, 40, 40)), ("n02", (40, 40, 200))):
-        (tmp_path / "data" / label).mkdir(parents=True)
-        for i in range(8):
-            noise = rng.integers(-30, 30, (50, 70, 3))
-            Image.fromarray(np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)).save(
-                tmp_path / "data" / label / f"{i}.png"
-            )
-    return datasets.load([tmp_path / "data"])
+    return datasets.load([made_up.pictures(tmp_path / "data")])
 
 
 def finished(events):
@@ -119,12 +107,110 @@ def test_checkpoint_of_another_recipe_is_refused(data, tmp_path):
         )
 
 
-def test_a_loss_that_is_not_finite_stops_with_the_step(data, tmp_path):
+def test_an_exploding_rate_stops_at_its_step_and_keeps_the_last_good_state(data, tmp_path):
     from dataclasses import replace
 
-    wild = replace(SMALL, learning_rate=1e30, epochs=30, average=0.0)
-    with pytest.raises(cl.CamlucidaError, match="not finite at step"):
+    wild = replace(SMALL, learning_rate=1e30, epochs=30, average=0.0, warmup=0.0)
+    with pytest.raises(cl.CamlucidaError, match="not finite at step") as raised:
         list(loop.train(wild, data, tmp_path / "run", accelerator="cpu", workers=0))
+    assert int(str(raised.value).split("at step ")[1].split()[0]) <= 3
+    assert "lower learning_rate" in str(raised.value)
+    if (tmp_path / "run" / "checkpoints" / "last.ckpt").exists():
+        state = made_up.checkpoint(tmp_path / "run")["module"]
+        assert all(torch.isfinite(t).all() for t in state.values())
+
+
+def numbers(tmp_path, values):
+    """A data set of pictures with one number each."""
+    from camlucida.images.datasets import DataSet, Example
+
+    found = datasets.load([tmp_path / "data"])
+    pairs = zip(found.examples, values, strict=True)
+    return DataSet(tuple(Example(e.source, -1, values=(float(v),)) for e, v in pairs), ())
+
+
+def test_a_poisoned_picture_stops_at_its_step_and_is_named(data, tmp_path):
+    from dataclasses import replace
+
+    poisoned = numbers(tmp_path, [0.1] * 15 + [float("nan")])
+    recipe = replace(
+        SMALL, task="regression", batch=1, epochs=1, augmentation=Augmentation(), arguments={"width": 0.125}
+    )
+    order = [i for batch in Order(16, 1, 0) for _, i in batch]
+    at = order.index(15) + 1
+    with pytest.raises(cl.CamlucidaError, match=rf"not finite at step {at} .*its pictures: .*n02/7\.png"):
+        list(
+            loop.train(recipe, poisoned, tmp_path / "run", accelerator="cpu", workers=0, save_every_seconds=0)
+        )
+    if at > 1:
+        state = made_up.checkpoint(tmp_path / "run")
+        assert state["step"] == at - 1
+        assert all(torch.isfinite(t).all() for t in state["module"].values())
+
+
+def test_accumulated_batches_give_the_large_batch_in_float64(data, tmp_path):
+    """No batch norm, whose statistics are each small batch's own. The last batch of 4 is uneven: 2 and 2 against 3 + 1."""
+    from dataclasses import replace
+
+    torch.set_default_dtype(torch.float64)
+    try:
+        large = replace(
+            SMALL, network="test_train:plain_network", arguments={}, size=16, sizes=(), batch=6, average=0.0, precision="64-true",
+            augmentation=Augmentation(mixup=0.2),
+        )  # fmt: skip
+        for name, made in (("large", large), ("parts", replace(large, batch=2, accumulate=3))):
+            list(loop.train(made, data, tmp_path / name, accelerator="cpu", workers=0))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    one, parts = (made_up.checkpoint(tmp_path / name) for name in ("large", "parts"))
+    assert one["step"] == parts["step"] == 6
+    for name, tensor in one["module"].items():
+        torch.testing.assert_close(parts["module"][name], tensor, rtol=1e-11, atol=1e-13)
+
+
+def plain_network(num_classes):
+    from torch import nn
+
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, num_classes)
+    )
+
+
+def test_several_labels_and_numbers_are_learnt(data, tmp_path):
+    from dataclasses import replace
+
+    from camlucida.images.datasets import DataSet
+
+    easy = replace(
+        SMALL,
+        epochs=8,
+        size=16,
+        sizes=(),
+        average=0.0,
+        arguments={"width": 0.125},
+        augmentation=Augmentation(pca=0.0),
+    )
+    # Red pictures carry the first label, blue ones both.
+    both = DataSet(
+        tuple(replace(e, label=0, labels=(0, 1)[: e.label + 1], boxes=(), objects=()) for e in data.examples),
+        data.labels,
+        True,
+    )
+    for task, given, figure in (
+        ("sigmoid", both, "labels"),
+        ("regression", numbers(tmp_path, [0.0] * 8 + [1.0] * 8), "squared_error"),
+    ):
+        recipe = replace(easy, task=task, label_smoothing=0.0)
+        events = list(
+            loop.train(recipe, given, tmp_path / task, validate_on=given, accelerator="cpu", workers=0)
+        )
+        found = [e.values[figure] for e in finished(events)]
+        if task == "sigmoid":
+            assert found[-1] == 100.0
+        else:
+            assert found[-1] < 0.125  # the best constant answer: 0.25
+        net = cl.load(str(tmp_path / task / "network.safetensors"))
+        assert net.card.activation == {"sigmoid": "sigmoid", "regression": "none"}[task]
 
 
 def test_broken_pictures_are_named_and_skipped(data, tmp_path):
@@ -132,13 +218,13 @@ def test_broken_pictures_are_named_and_skipped(data, tmp_path):
 
     (tmp_path / "data" / "n01" / "3.png").write_bytes(b"not a picture")
     events = list(loop.train(replace(SMALL, epochs=1), data, tmp_path / "run", accelerator="cpu", workers=0))
-    reasons = [e.values["reason"] for e in events if e.kind == "rejected"]
-    assert len(reasons) == 1
-    assert "3.png" in reasons[0]
+    (rejected,) = [e.values for e in events if e.kind == "rejected"]
+    assert rejected["path"].endswith("n01/3.png")
+    assert "not a picture" in rejected["reason"]
     assert events[-1].kind == "done"
 
 
-def test_order_visits_every_picture_once_an_epoch_and_shares_between_processes():
+def test_order_visits_every_picture_once_an_epoch():
     order = Order(23, 5, seed=3)
     once = [i for batch in order for _, i in batch]
     assert sorted(once) == list(range(23))
@@ -146,9 +232,6 @@ def test_order_visits_every_picture_once_an_epoch_and_shares_between_processes()
     assert [i for batch in order for _, i in batch] != once
     order.epoch, order.skip = 0, 2
     assert [i for batch in order for _, i in batch] == once[10:]
-    shares = [[i for batch in Order(23, 5, 3, rank, 2) for _, i in batch] for rank in (0, 1)]
-    assert set(shares[0]) | set(shares[1]) == set(range(23))
-    assert len(shares[0]) == len(shares[1])
 
 
 def test_learning_rate_by_hand():
@@ -205,27 +288,77 @@ def test_recipe_errors_name_the_nearest():
         recipe.load("embedded", {"augmentation": {"jiter": 3}})
 
 
-def test_command_line_trains_and_resumes(data, tmp_path, capsys):
+@pytest.fixture
+def words(data, tmp_path):
+    file = made_up.write_recipe(tmp_path / "small.toml", SMALL)
+    return [
+        "train", str(tmp_path / "data"), "--recipe", str(file), "--out", str(tmp_path / "run"), "--accelerator", "cpu",
+        "--workers", "0", "--epochs", "1",
+    ]  # fmt: skip
+
+
+def test_command_line_trains_and_resumes(words, tmp_path, capsys):
     from camlucida.cli import main
 
-    (tmp_path / "small.toml").write_text(recipe.to_toml(SMALL), encoding="utf-8")
-    common = [
-        "train",
-        str(tmp_path / "data"),
-        "--recipe",
-        str(tmp_path / "small.toml"),
-        "--out",
-        str(tmp_path / "run"),
-        "--accelerator",
-        "cpu",
-        "--workers",
-        "0",
-    ]
-    assert main([*common, "--epochs", "1"]) == 0
+    words[1] = str(made_up.pictures(tmp_path / "more", 9))  # of 8 none would be in the tuning split
+    assert main([*words, "--split", "train", "--keep-epochs", "0,1", "--tensorboard"]) == 0
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert lines[0]["kind"] == "command"
     assert lines[-1]["kind"] == "done"
-    assert main([*common, "--epochs", "1"]) == 2  # the folder holds a run
+    assert capsys.readouterr().out.split() == [str(tmp_path / "run" / "network.safetensors")]
+    made = {file.name for file in (tmp_path / "run").iterdir()}
+    assert made == {
+        "best.safetensors", "checkpoints", "curves.png", "epochs", "log.jsonl", "network.safetensors", "recipe.toml", "rejected.csv",
+        "tensorboard", "training.html",
+    }  # fmt: skip
+    assert main(words) == 2  # the folder holds a run
     assert "--resume" in capsys.readouterr().err
-    assert main([*common, "--epochs", "1", "--resume"]) == 0
-    assert main([*common[:3], "nonsense", *common[4:]]) == 2
+    assert main([*words, "--split", "train", "--resume"]) == 0
+    assert main([*words, "--overwrite"]) == 0
+    assert not (tmp_path / "run" / "best.safetensors").exists()
+
+
+def test_an_unknown_recipe_is_answered_with_those_that_are_known(words, capsys):
+    from camlucida.cli import main
+
+    words[3] = "zzz"
+    assert main(words) == 2
+    assert "embedded" in capsys.readouterr().err
+
+
+def test_command_line_lists_broken_pictures_once_and_ends_with_3(words, tmp_path, capsys):
+    from camlucida.cli import main
+
+    (tmp_path / "data" / "n01" / "3.png").write_bytes(b"no picture")
+    for more in ([], ["--resume"]):
+        assert main([*words, *more, "--epochs", "2"]) == 3
+        rows = (tmp_path / "run" / "rejected.csv").read_text().splitlines()
+        assert rows[0] == "path,reason"
+        assert [row.split(",")[0].endswith("n01/3.png") for row in rows[1:]] == [True]
+    lines = [json.loads(line)["kind"] for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert lines.count("rejected") == 1
+    assert "1 picture could not be read" in capsys.readouterr().err
+
+
+def test_command_line_fits_colours_to_the_pictures(words, tmp_path):
+    from camlucida.cli import main
+
+    assert main([*words, "--fit-pca"]) == 0
+    made = recipe.load(tmp_path / "run" / "recipe.toml").augmentation
+    values, first = made.pca_values, [row[0] for row in made.pca_vectors]
+    # Red against blue: they differ along (1, 0, −1), by 160 of 255.
+    assert values[0] == pytest.approx(2 * (80 / 255) ** 2, rel=0.05)
+    assert [abs(v) for v in first] == pytest.approx([0.5**0.5, 0.0, 0.5**0.5], abs=0.02)
+    assert main([*words, "--fit-pca", "--resume"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [(["--keep-epochs", "1,x"], "--keep-epochs"), (["--devices", "0"], "--devices"), (["--resume", "--overwrite"], "together"),
+     (["--precision", "7"], "precision"), (["--accelerator", "tpu2"], "accelerator")],
+)  # fmt: skip
+def test_command_line_says_what_is_wrong(words, more, said, capsys):
+    from camlucida.cli import main
+
+    assert main([*words, *more]) == 2
+    assert said in capsys.readouterr().err

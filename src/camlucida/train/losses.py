@@ -17,7 +17,7 @@ from camlucida.train.recipe import Recipe
 
 def loss(output: Any, truth: Tensor, recipe: Recipe) -> Tensor:
     """The loss of a module's output (logits `(N, C)`, or `{"logits", "auxiliary": (…)}`, whose auxiliary classifiers are added
-    with weight `recipe.auxiliary` each), mean over the batch, float32.
+    with weight `recipe.auxiliary` each), mean over the batch, float32 (float64 where they are).
 
     `truth` by task: softmax: classes `(N,)` int64 or shares `(N, C)`: cross entropy with the recipe's label smoothing; sigmoid:
     `(N, C)` of 0 and 1: binary cross entropy, mean over classes; regression: `(N, C)` numbers: half the squared error,
@@ -31,18 +31,18 @@ def loss(output: Any, truth: Tensor, recipe: Recipe) -> Tensor:
 
 
 def _of_one(logits: Tensor, truth: Tensor, recipe: Recipe) -> Tensor:
-    logits = logits.float()
+    logits = logits if logits.dtype == torch.float64 else logits.float()
     classes_given = recipe.task == "softmax" and truth.ndim == 1
     if truth.shape != (logits.shape[:1] if classes_given else logits.shape):
         raise UsageError(
             f"the truth of task {recipe.task}", got=tuple(truth.shape), allowed=f"{tuple(logits.shape)}"
         )
     if recipe.task == "softmax":
-        truth = truth if classes_given else truth.float()
+        truth = truth if classes_given else truth.to(logits.dtype)
         return F.cross_entropy(logits, truth, label_smoothing=recipe.label_smoothing)
     if recipe.task == "sigmoid":
-        return F.binary_cross_entropy_with_logits(logits, truth.float())
-    return 0.5 * (logits - truth.float()).pow(2).sum(1).mean()
+        return F.binary_cross_entropy_with_logits(logits, truth.to(logits.dtype))
+    return 0.5 * (logits - truth.to(logits.dtype)).pow(2).sum(1).mean()
 
 
 @torch.no_grad()
