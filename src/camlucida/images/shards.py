@@ -107,7 +107,7 @@ class _Plain(TarHeader):
 
     @classmethod
     def frombuf(cls, buffer: bytes | bytearray, encoding: str, errors: str) -> _Plain:
-        if len(buffer) == tarfile.BLOCKSIZE and buffer[156] == ord("0") and not buffer[124] & 128:  # type: ignore[attr-defined]
+        if len(buffer) == tarfile.BLOCKSIZE and buffer[156] == ord("0") and not buffer[124] & 128:
             name, size, told, prefix = (
                 bytes(buffer[a:b]).partition(b"\0")[0]
                 for a, b in ((0, 100), (124, 136), (148, 156), (345, 500))
