@@ -1,7 +1,13 @@
-"""Judge a network on labelled pictures: top-1, top-5, ground-truth-known localization over the threshold curve.
+"""Judge a network on labelled pictures.
 
 DATA are zips or folders of class folders with boxes.csv, manifests with labels and boxes, or Tiny-ImageNet as published.
-Every figure comes with a 95 % interval, and constant boxes stand beside it.
+Every figure comes with a 95 % interval.
+
+--task summary (what is done where nothing is said): top-1, top-5, and ground-truth-known localization over the threshold
+curve, constant boxes beside it.
+
+--task classification, or --protocol NAME: which views of a picture are shown, and how what is said of them is put
+together. The figures: top-1, top-5, per class, confusion, calibration; for sigmoid networks average precision per class.
 """
 
 from __future__ import annotations
@@ -20,6 +26,10 @@ class Options:
     data: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
     """Zips or folders of class folders, manifests, Tiny-ImageNet's folders."""
     network: choices.Chosen = choices.DEFAULT
+    task: Literal["summary", "classification", "localization"] = "summary"
+    """What is judged. --protocol means classification."""
+    protocol: str | None = None
+    """Classification: centre-crop (where nothing is said), ten-crop, dense, multi-crop, together, with options: dense:scales=224/256/288,pool=probability."""
     split: Literal["all", "train", "tuning"] = "all"
     """tuning: one in five by file name, where thresholds are chosen; train: the rest."""
     method: str = "auto"
@@ -49,6 +59,40 @@ class Options:
 
 
 def run(options: Options, command: Sequence[str]) -> int:
+    task = "classification" if options.task == "summary" and options.protocol else options.task
+    return {"summary": _summary, "classification": _classification, "localization": _localization}[task](
+        options, command
+    )
+
+
+def _classification(options: Options, command: Sequence[str]) -> int:
+    from camlucida.cli import evaluate_classification
+
+    return evaluate_classification.run(options, command)
+
+
+def _localization(options: Options, command: Sequence[str]) -> int:
+    from camlucida.errors import UsageError
+
+    raise UsageError(
+        "--task localization", got="a task that is not there yet", allowed="summary | classification"
+    )
+
+
+def examples(options: Options, labels: Sequence[Any]) -> Any:
+    """The data set that the options name, under these labels. Raises UsageError."""
+    from camlucida.errors import UsageError
+    from camlucida.images import datasets
+
+    data = datasets.load(options.data, options.corners).split(options.split).relabelled(labels)
+    if options.limit is not None and options.limit < len(data):
+        if options.limit < 1:
+            raise UsageError("--limit", got=options.limit, allowed="≥ 1")
+        data = replace(data, examples=data.examples[:: len(data) // options.limit][: options.limit])
+    return data
+
+
+def _summary(options: Options, command: Sequence[str]) -> int:
     import json
     from pathlib import Path
 
@@ -57,7 +101,6 @@ def run(options: Options, command: Sequence[str]) -> int:
     from camlucida.cli import progress
     from camlucida.errors import UsageError
     from camlucida.evaluate.localization import Measured
-    from camlucida.images import datasets
     from camlucida.networks import cards
 
     if options.tune and options.split != "tuning":
@@ -69,11 +112,7 @@ def run(options: Options, command: Sequence[str]) -> int:
 
         reports.writable(options.out)
     net = choices.network(options.network)
-    data = datasets.load(options.data, options.corners).split(options.split).relabelled(net.card.labels)
-    if options.limit is not None and options.limit < len(data):
-        if options.limit < 1:
-            raise UsageError("--limit", got=options.limit, allowed="≥ 1")
-        data = replace(data, examples=data.examples[:: len(data) // options.limit][: options.limit])
+    data = examples(options, net.card.labels)
     plan = pipeline.plan(net, top=1, method=options.method, boxes=options.boxes, views=options.views)
     plan = replace(
         plan, rule=choices.at_threshold(plan.rule, options.threshold), max_pixels=options.max_pixels
