@@ -18,14 +18,55 @@ from camlucida.values import Box, Label
 SPLITS = ("all", "train", "tuning")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
+class Truth:
+    """One object as annotated: half-open box in source pixels, index of its label; `difficult`: the data set calls
+    it so, or a crowd, and it is not to be scored."""
+
+    box: Box
+    label: int
+    difficult: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Example:
-    """One labelled picture: `label` indexes the data set's labels; `boxes`: its objects, half-open, source
-    pixels."""
+    """One picture and what is known of it. `label`, the first of `labels`, indexes the data set's labels; −1 where
+    there is none (a picture with `values` alone). `boxes`: the objects of `label` that are not difficult; `objects`:
+    all. `masks`: files. `blacklisted`: the data set asks not to score its localization."""
 
     source: Source
     label: int
     boxes: tuple[Box, ...] = ()
+    labels: tuple[int, ...] = ()
+    values: tuple[float, ...] = ()
+    masks: tuple[str, ...] = ()
+    objects: tuple[Truth, ...] = ()
+    subset: str | None = None
+    blacklisted: bool = False
+
+    def __post_init__(self) -> None:
+        if self.labels and self.labels[0] != self.label:
+            raise UsageError(
+                "Example: label", got=self.label, allowed=f"the first of labels, {self.labels[0]}"
+            )
+        if not self.labels and self.label >= 0:
+            object.__setattr__(self, "labels", (self.label,))
+        if self.objects and not self.boxes:
+            object.__setattr__(self, "boxes", self.boxes_of(self.label))
+        elif self.boxes and not self.objects:
+            object.__setattr__(self, "objects", tuple(Truth(box, self.label) for box in self.boxes))
+
+    def boxes_of(self, label: int, *, difficult: bool = False) -> tuple[Box, ...]:
+        """The boxes of one class, with or without difficult ones."""
+        return tuple(t.box for t in self.objects if t.label == label and (difficult or not t.difficult))
+
+    @property
+    def difficult_labels(self) -> tuple[int, ...]:
+        """Labels that only difficult objects carry: PASCAL VOC's classification scores neither yes nor no there."""
+        seen = {t.label for t in self.objects}
+        return tuple(
+            i for i in self.labels if i in seen and all(t.difficult for t in self.objects if t.label == i)
+        )
 
     @property
     def is_tuning(self) -> bool:
@@ -35,8 +76,13 @@ class Example:
 
 @dataclass(frozen=True)
 class DataSet:
+    """Pictures under one vocabulary. `multi_label`: a picture may carry several labels; `notes`: what was left out,
+    taken as something else or is worth knowing, one line each, for the reader of a run."""
+
     examples: tuple[Example, ...]
     labels: tuple[Label, ...]
+    multi_label: bool = False
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -60,14 +106,25 @@ class DataSet:
             label.id: i for i, label in enumerate(vocabulary)
         }
         moved = [index.get(label.id, index.get(label.name)) for label in self.labels]
-        missing = [self.labels[i].id for i in {e.label for e in self.examples} if moved[i] is None]
+        missing = [
+            self.labels[i].id for i in {i for e in self.examples for i in e.labels} if moved[i] is None
+        ]
         if missing:
             raise UsageError(
                 f"the network does not know {len(missing)} of the data's classes",
                 got=", ".join(sorted(missing)[:5]) + (" …" if len(missing) > 5 else ""),
                 do="evaluate with the network's own classes",
             )
-        return DataSet(tuple(replace(e, label=moved[e.label]) for e in self.examples), tuple(vocabulary))  # type: ignore[arg-type]
+        return replace(
+            self, examples=tuple(_moved(e, moved) for e in self.examples), labels=tuple(vocabulary)
+        )
+
+
+def _moved(example: Example, index: Sequence[int | None]) -> Example:
+    """The same picture with label i become label index[i]; objects of a class that has none are left out."""
+    moved = tuple(index[i] for i in example.labels)
+    objects = tuple(replace(t, label=at) for t in example.objects if (at := index[t.label]) is not None)
+    return replace(example, label=moved[0] if moved else -1, labels=moved, objects=objects)  # type: ignore[arg-type]
 
 
 def load(data: Sequence[str | Path], corners: str | None = None) -> DataSet:
