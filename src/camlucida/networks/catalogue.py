@@ -25,6 +25,23 @@ from camlucida.networks.network import AUTOCAST, PRECISIONS, WHOLE, Network
 
 ARCHITECTURES: dict[str, str] = {
     "lucida": "camlucida.networks.lucida:Lucida",
+    "alexnet": "camlucida.networks.alexnet:AlexNet",
+    "alexnet-gap": "camlucida.networks.alexnet:AlexNetGAP",
+    "alexnet-star-gap": "camlucida.networks.alexnet:AlexNetStarGAP",
+    "zfnet": "camlucida.networks.zfnet:ZFNet",
+    "zfnet-b": "camlucida.networks.zfnet:ZFNetB",
+    "nin": "camlucida.networks.nin:NIN",
+    "vgg-a": "camlucida.networks.vgg:a",
+    "vgg-a-lrn": "camlucida.networks.vgg:a_lrn",
+    "vgg-b": "camlucida.networks.vgg:b",
+    "vgg-c": "camlucida.networks.vgg:c",
+    "vgg-d": "camlucida.networks.vgg:d",
+    "vgg-e": "camlucida.networks.vgg:e",
+    "vgg-shallow-b": "camlucida.networks.vgg:shallow_b",
+    "vgg-d-gap": "camlucida.networks.vgg:d_gap",
+    "googlenet": "camlucida.networks.googlenet:GoogLeNet",
+    "googlenet-gap": "camlucida.networks.googlenet:GoogLeNetGAP",
+    "googlenet-gmp": "camlucida.networks.googlenet:googlenet_gmp",
 }
 PUBLISHED: dict[str, str] = {
     "lucida-tiny200-v1": "lucida-tiny200-v1.safetensors",
@@ -223,7 +240,10 @@ def _anew(
             raise NetworkError(
                 f"{name} has no published weights", do="give weights=None for random ones, or a file"
             )
-        return build(name, arguments), Card(name=name, architecture=name, arguments=arguments)
+        module = build(name, arguments)
+        shape = getattr(module, "preprocessing", None)
+        shape = shape if isinstance(shape, Preprocessing) else Preprocessing()
+        return module, Card(name, name, arguments, shape)
     raise NetworkError(
         f"network {name!r} is not known",
         do=f"weights need their architecture: --arch NAME --weights {name} (cl.load(NAME, weights={name!r}))"

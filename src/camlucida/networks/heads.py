@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -23,7 +25,7 @@ HEADS = ("gap", "gmp")
 class PooledLinear(nn.Module):
     """Features `(N, channels, h, w)` → [3 × 3 convolution of `units`, ReLU] → global pooling → dropout → linear → logits.
 
-    `units=None` leaves the convolution out. Convolution weights N(0, 0.01²), biases 0; linear weights Xavier.
+    `units=None` leaves the convolution out. Convolution weights N(0, 0.01²), biases `conv_bias`; linear weights Xavier.
     """
 
     def __init__(
@@ -36,13 +38,14 @@ class PooledLinear(nn.Module):
         groups: int = 1,
         dropout: float = 0.0,
         bias: bool = True,
+        conv_bias: float = 0.0,
     ) -> None:
         super().__init__()
         self.conv: nn.Module = nn.Identity()
         if units is not None:
             conv = nn.Conv2d(channels, units, kernel, 1, kernel // 2, groups=groups)
             nn.init.normal_(conv.weight, 0, 0.01)
-            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+            nn.init.constant_(conv.bias, conv_bias)  # type: ignore[arg-type]
             self.conv = nn.Sequential(conv, nn.ReLU())
         self.pool: nn.Module = nn.AdaptiveAvgPool2d(1) if pool == "avg" else nn.AdaptiveMaxPool2d(1)
         self.dropout = nn.Dropout(dropout)
@@ -53,6 +56,32 @@ class PooledLinear(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         return self.classify(self.dropout(torch.flatten(self.pool(self.conv(features)), 1)))
+
+
+class FullyConnected(nn.Sequential):
+    """Features `(N, channels, h, w)`, flattened → linear → ReLU → dropout → … → logits `(N, num_classes)`."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return super().forward(torch.flatten(features, 1))
+
+
+def fully_connected(
+    inputs: int, units: Mapping[int, int], num_classes: int, dropout: float = 0.5
+) -> FullyConnected:
+    """The papers' head: hidden layers fc6, fc7 … with their `units`, each with ReLU and dropout, and the classes. He's
+    initial weights, N(0, 0.01²) for the classes, biases 0."""
+    parts: OrderedDict[str, nn.Module] = OrderedDict()
+    for number, outputs in units.items():
+        parts[f"fc{number}"] = nn.Linear(inputs, outputs)
+        nn.init.kaiming_normal_(parts[f"fc{number}"].weight, nonlinearity="relu")  # type: ignore[arg-type]
+        parts[f"relu{number}"], parts[f"dropout{number}"] = nn.ReLU(), nn.Dropout(dropout)
+        inputs = outputs
+    parts["fc8"] = nn.Linear(inputs, num_classes)
+    nn.init.normal_(parts["fc8"].weight, 0, 0.01)  # type: ignore[arg-type]
+    for part in parts.values():
+        if isinstance(part, nn.Linear):
+            nn.init.zeros_(part.bias)
+    return FullyConnected(parts)
 
 
 class CutTrunk(nn.Module):
