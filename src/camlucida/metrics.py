@@ -106,8 +106,10 @@ def middle(figures: NDArray[np.float64], level: float = 0.95) -> tuple[float, fl
 
 
 def ranks(scores: ArrayLike, truth: ArrayLike) -> NDArray[np.int64]:
-    """Place `(N,)` of the true class among `(N, C)` scores, from 1; ties go to the lower index."""
+    """Place `(N,)` of the true class among `(N, C)` scores, from 1; ties go to the lower index, a score
+    that is no number comes last."""
     scores, truth = np.asarray(scores), np.asarray(truth)
+    scores = np.where(np.isnan(scores), -np.inf, scores)
     own = np.take_along_axis(scores, truth[:, None], axis=1)
     before = (scores == own) & (np.arange(scores.shape[1]) < truth[:, None])
     return 1 + ((scores > own) | before).sum(axis=1)

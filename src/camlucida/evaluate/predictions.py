@@ -72,6 +72,8 @@ def collect(
     for i, one in enumerate(stream):
         if one.probabilities is None:
             rejected.append((one.path, one.problem))
+        elif not np.isfinite(one.probabilities).all():
+            rejected.append((one.path, "the network's answer holds NaN or infinite values"))
         else:
             paths.append(one.path)
             kept.append(i)

@@ -18,6 +18,11 @@ BINS = 15  # of the calibration
 CONFUSED = 20  # pairs of classes that are named
 REPEATS = 1000  # of the bootstrap; of average precision, which costs more:
 REPEATS_PRECISION = 100
+NAMES = {
+    "top1": "top-1", "top5": "top-5", "mean_per_class": "mean over classes", "calibration_error": f"expected calibration error, {BINS} bins",
+    "mean_average_precision": "mean average precision, all points", "mean_average_precision_11": "mean average precision, 11 points",
+}  # fmt: skip
+"""What the figures with an interval are called."""
 
 
 def figures(predictions: Predictions) -> dict[str, Any]:
