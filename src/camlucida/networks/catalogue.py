@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from camlucida.errors import NetworkError, UsageError, nearest
 from camlucida.images.views import Preprocessing
 from camlucida.networks import adapt, cards
+from camlucida.networks.blocks import scaled
 from camlucida.networks.cards import Card
 from camlucida.networks.network import AUTOCAST, PRECISIONS, WHOLE, Network
 
@@ -107,6 +108,7 @@ def load(
     head: str | None = None,
     cut: str | None = None,
     width: float = 1.0,
+    arguments: Mapping[str, Any] | None = None,
     device: str = "cpu",
     precision: str = "32-true",
     download: bool = False,
@@ -116,12 +118,13 @@ def load(
 
     `weights`: `default` (the published ones, from the package, the cache, or the network if `download`), None
     (random), or a file with a state dict: `num_classes` is then by default what the file has, and a packed file brings
-    its card along. `head="gap" | "gmp"` puts the CAM paper's head on any trunk, cut at layer `cut`, filled too if the
-    weights have it; `width` scales channels. Raises NetworkError.
+    its card along. `head`: `gap`, `gmp` (the CAM paper's), `regression`, `fc` or `dense` on any trunk, cut at layer
+    `cut`, filled too if the weights have it (`networks.heads.put`); `width` scales channels; `arguments`: what else
+    the architecture takes, such as `{"size": 64}`. Raises NetworkError.
     """
     return assemble(
-        name, lambda shape: shape, weights=weights, num_classes=num_classes, head=head, cut=cut, width=width, device=device,
-        precision=precision, download=download,
+        name, lambda shape: shape, weights=weights, num_classes=num_classes, head=head, cut=cut, width=width,
+        arguments=arguments, device=device, precision=precision, download=download,
     )  # fmt: skip
 
 
@@ -134,6 +137,7 @@ def assemble(
     head: str | None,
     cut: str | None,
     width: float = 1.0,
+    arguments: Mapping[str, Any] | None = None,
     device: str,
     precision: str,
     download: bool,
@@ -144,7 +148,7 @@ def assemble(
     name = ALIASES.get(name, name)
     file = weights if weights not in ("default", None) else None
     state = cards.read_state_dict(file) if file is not None else None
-    arguments: dict[str, Any] = {}
+    arguments = dict(arguments or {})
     if num_classes is not None:
         arguments["num_classes"] = num_classes
     if width != 1.0:
@@ -180,7 +184,10 @@ def assemble(
         from camlucida.networks import heads
 
         try:
-            module, card = heads.put(module, card, head or "gap", cut=cut, num_classes=num_classes)
+            units = scaled(1024, width)
+            module, card = heads.put(
+                module, card, head or "gap", cut=cut, num_classes=num_classes, units=units
+            )
         except RuntimeError as error:  # from the module itself, on pixels of the card's size
             raise NetworkError(
                 f"{name} fails on a blank picture of its card's size, {shape.crop or shape.size}",

@@ -4,20 +4,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from camlucida.networks.blocks import Classifier, initialise, max_pool, preprocessing, scaled
-
-
-class GlobalPool(nn.Sequential):
-    """Class maps `(N, C, h, w)` → their means `(N, C)`."""
-
-    def __init__(self) -> None:
-        super().__init__(OrderedDict(pool=nn.AdaptiveAvgPool2d(1)))
-
-    def forward(self, maps: Tensor) -> Tensor:
-        return torch.flatten(super().forward(maps), 1)
+from camlucida.networks.heads import GlobalPool
 
 
 class NIN(Classifier):

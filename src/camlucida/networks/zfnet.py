@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 
 from camlucida.networks.alexnet import AlexNet, Conv
 
-
 ZFNET = {
     1: Conv(96, 7, 2, 1, norm=True, pool=(2, 0)),
     2: Conv(256, 5, 2, norm=True, pool=(2, 0)),
