@@ -20,7 +20,7 @@ from small_networks import seeded
 
 CROP, SHORT, CLASSES = 14, 20, 6
 SHAPE = Preprocessing(size=SHORT, crop=CROP, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3), any_size=False)
-PICTURES = [colours(40, 60, 1), colours(80, 40, 2), colours(40, 40, 3)]  # halves and quarters: exact resizes
+PICTURES = [colours(40, 60, 1), colours(60, 40, 2), colours(40, 40, 3)]  # halves: exact resizes
 
 
 class Tiny(nn.Module):
@@ -236,16 +236,18 @@ def test_batches_and_parts_change_nothing(net, monkeypatch):
     assert len(sizes) > 2
 
 
-def test_larger_views_share_a_pass_with_fewer(net):
-    seen = []
-    net.module.register_forward_pre_hook(lambda module, given: seen.append(tuple(given[0].shape)))
-    posteriors(net, MultiCrop((20,)), batch=8)
-    assert {shape[2:] for shape in seen} == {(CROP, CROP)}
-    assert max(shape[0] for shape in seen) == 8
-    trunks = []
-    net.module.features.register_forward_pre_hook(lambda module, given: trunks.append(tuple(given[0].shape)))
-    posteriors(net, Dense((56,)), batch=8)
-    assert all(n == 1 or n * h * w <= 8 * CROP * CROP for n, _, h, w in trunks)
+def test_larger_views_share_a_pass_with_fewer(net, monkeypatch):
+    seen, scorer = [], classify._scorer
+
+    def watched(net, dense):
+        score = scorer(net, dense)
+        return lambda pixels, pool: (seen.append((tuple(pixels.shape), pool)), score(pixels, pool))[1]
+
+    monkeypatch.setattr(classify, "_scorer", watched)
+    posteriors(net, Together((28,)), batch=8)  # the whole views: 28 × 42, 42 × 28 and 28 × 28
+    assert {shape[0] for shape, pool in seen if pool is None} == {8, 3 * 50 % 8}
+    whole = {shape[2:]: shape[0] for shape, pool in seen if pool}
+    assert whole == {(28, 42): 1, (42, 28): 1, (28, 28): 2}  # 8 · 14² pixels hold two of 28²
 
 
 def test_the_network_comes_back_as_it_was(net):
