@@ -81,6 +81,7 @@ def test_fused_live_or_from_files_is_the_same(networks, data, tmp_path, capsys):
     saved = evaluated(capsys, *files)
     for report in (live, saved):
         report.pop("command")
+    assert live.pop("split") == "all"
     assert live.pop("protocol") == "ten-crop"
     assert saved.pop("protocol") == "ten-crop"
     assert live == saved
@@ -124,6 +125,7 @@ def test_what_is_shown_on_a_terminal(networks, data, capsys):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (["--protocol", "ten-crop"], "no labelled pictures"),
         (["{data}", "--protocol", "tencrop"], "did you mean 'ten-crop'"),
         (["{data}", "--protocol", "dense:scale=3"], "did you mean 'scales'"),
         (["{data}", "--protocol", "multi-crop:scales=16"], "≥ 32"),
