@@ -204,8 +204,8 @@ class View(Shown):
         x1 = min((left + width) * self.source.width / self.resized.width, self.source.width)
         y1 = min((top + height) * self.source.height / self.resized.height, self.source.height)
         how = Image.Resampling[interpolation.upper()]
-        # Resizing the region alone equals resizing the whole and cutting: Pillow's kernel reads past the
-        # region.
+        # Resizing the region alone equals, up to a rounding of one grey level, resizing the whole and cutting: Pillow's
+        # kernel reads past the region.
         shown = (
             picture
             if self.is_whole and self.resized == self.source
