@@ -43,7 +43,7 @@ def maps_of(shape):
 
 
 @both_ways
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(
     heat=st.sampled_from(SHAPES).flatmap(maps_of),
     thresholds=st.lists(st.sampled_from([0, 0.2, 0.25, 0.3, 0.5, 0.75, 1.0]) | st.floats(0, 1), max_size=9),
@@ -97,11 +97,11 @@ def test_equals_the_rule_on_larger_maps(kind, connectivity, how):
 
 def score(boxes):
     """Any number that tells boxes apart."""
-    return boxes @ np.array([0.7, 0.31, 1.1, 0.9]) % 7
+    return (boxes * [7, 31, 11, 9]).sum(1) % 71 / 7
 
 
 @both_ways
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     heat=st.sampled_from(SHAPES).flatmap(maps_of),
     thresholds=st.lists(st.sampled_from([0, 0.25, 0.5, 1.0]) | st.floats(0, 1), max_size=6),
@@ -129,7 +129,7 @@ def test_both_ways_find_the_same_components(kind, connectivity):
     below, level, _, _, boxes = component_tree._nodes(component_tree._levels(heat, cuts), connectivity)
     plain = np.column_stack([below, level, boxes])
     fast = np.column_stack(union_find.nodes(heat, cuts, connectivity))
-    assert len(plain) > 60
+    assert len(plain) > 30
     assert sorted(plain.tolist()) == sorted(fast.tolist())
 
 

@@ -130,9 +130,9 @@ def _overlap(
 ) -> NDArray[np.float64]:
     """The best IoU `(T,)` of a map's box (of any of its boxes) and a given box at each threshold."""
     if convention == "reference":
-        groups, place = contour_boxes(heat, thresholds, components, normalise)
-        best = [metrics.box_iou(found[:, None], truth[None], "inclusive").max() for found in groups]
-        return np.array(best)[place]
+        found, starts, place = contour_boxes(heat, thresholds, components, normalise)
+        overlap = metrics.box_iou(found[:, None], truth[None], "inclusive").max(1)
+        return np.maximum.reduceat(overlap, starts)[place]
 
     def score(found: NDArray[Any]) -> NDArray[np.float64]:
         return metrics.box_iou(found[:, None], truth[None]).max(1)
@@ -147,9 +147,9 @@ def contour_boxes(
     thresholds: NDArray[np.float64],
     components: Literal["largest", "all"],
     normalise: bool = False,
-) -> tuple[list[NDArray[np.int64]], NDArray[np.int64]]:
-    """The reference's boxes (corners inclusive, unless cut at the last pixel one too far): for each mask that some
-    threshold gives its boxes `(M, 4)`, and for each threshold `(T,)` which of these masks it is."""
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """The reference's boxes (corners inclusive, unless cut at the last pixel one too far) of every mask that some threshold
+    gives `(M, 4)`, where those of each mask start, and for each threshold `(T,)` which of these masks it gives."""
     cv2 = _opencv()
     if not np.isfinite(heat).all():
         heat = np.zeros_like(heat)
@@ -165,21 +165,24 @@ def contour_boxes(
         )
     gray = (heat * 255).astype(np.uint8)
     height, width = gray.shape
-    cuts = (thresholds * float(gray.max())).astype(np.int64)
+    cuts = (thresholds * float(gray.max())).astype(np.uint8)  # int() of the published code: down
     # Cuts between the same two gray levels that occur give the same mask.
     present = np.flatnonzero(np.bincount(gray.ravel(), minlength=256))
     _, chosen, place = np.unique(
         np.searchsorted(present, cuts, side="right"), return_index=True, return_inverse=True
     )
-    groups = []
+    boxes: list[tuple[int, int, int, int]] = []
+    starts = []
     for level in cuts[chosen]:
-        contours = cv2.findContours((gray > level).view(np.uint8), cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)[-2]
+        starts.append(len(boxes))
+        mask = (gray > level).view(np.uint8)
+        contours = cv2.findContours(mask, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)[-2]
         if components == "largest" and contours:
             contours = [max(contours, key=cv2.contourArea)]
-        found = np.array([cv2.boundingRect(contour) for contour in contours] or [(0, 0, 0, 0)])
-        found[:, 2:] = np.minimum(found[:, :2] + found[:, 2:], (width - 1, height - 1))
-        groups.append(found)
-    return groups, place
+        boxes += map(cv2.boundingRect, contours) if contours else [(0, 0, 0, 0)]
+    found = np.array(boxes, np.int64)
+    found[:, 2:] = np.minimum(found[:, :2] + found[:, 2:], (width - 1, height - 1))
+    return found, np.array(starts), place
 
 
 @dataclass(frozen=True)
