@@ -93,7 +93,7 @@ def test_corloc_by_hand():
     assert found.per_class == {0: 50.0, 1: 50.0}
     assert corloc(boxes, truths, [0, 0, 1, 1], strict=True).per_class == {0: 0.0, 1: 50.0}
     assert corloc(boxes, truths, [0, 0, 1, 1], convention="inclusive").per_class == {0: 100.0, 1: 50.0}
-    with pytest.raises(ValueError, match="argument"):
+    with pytest.raises(UsageError, match="4 boxes, 2 truths, 2 classes"):
         corloc(boxes, truths[:2], [0, 0])
 
 

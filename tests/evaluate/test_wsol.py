@@ -15,7 +15,8 @@ import camlucida as cl
 from camlucida.boxes import component_tree
 from camlucida.errors import UsageError
 from camlucida.evaluate.baselines import centre_gaussian
-from camlucida.evaluate.wsol import box_accuracy, pixel_average_precision
+from camlucida.evaluate.wsol import BoxAccuracy, box_accuracy, pixel_average_precision
+from camlucida.metrics import bootstrap_means
 from camlucida.values import Size
 from oracles import wsol as slow
 
@@ -176,6 +177,8 @@ def test_pictures_without_boxes_do_not_count():
     none = box_accuracy([], [], [0.0, 0.5])
     assert np.isnan(none.curve[0.5]).all()
     assert np.isnan(none.mean)
+    assert np.isnan(none.interval()).all()
+    assert none.hits(0.3).shape == (0, 2)
 
 
 def test_normalised_maps_may_have_any_range():
@@ -193,6 +196,17 @@ def test_normalised_maps_may_have_any_range():
     assert broken.flat.tolist() == [True]
     with pytest.raises(UsageError, match="normalise=True"):
         box_accuracy(moved[1:2], boxes[1:2], [0.2], convention="reference")
+
+
+def test_thresholds_far_below_the_best_change_no_interval():
+    hits = np.random.default_rng(1).random((4000, 20)) < np.linspace(0.1, 0.9, 20)
+    packed = np.packbits(hits, axis=1)
+    thresholds = np.linspace(0, 0.95, 20)
+    every = np.ones(4000, bool)
+    found = BoxAccuracy(thresholds, {0.5: hits.sum(0)}, every, ~every, {0.5: packed})
+    assert (found.hits(0.5) == hits).all()
+    means = bootstrap_means(hits).max(1)
+    assert found.interval(0.5) == pytest.approx(tuple(100 * np.quantile(means, [0.025, 0.975])), abs=1e-9)
 
 
 def test_interval_is_that_of_resampled_pictures():
