@@ -215,7 +215,9 @@ def test_every_block_runs(page, desk, capsys, monkeypatch):
                 Path("block.toml").write_text(block.code, encoding="utf-8")
                 recipe.load("block.toml")
             else:
-                pytest.fail(f"a block of kind {block.language!r}: python, console and toml are those that run")
+                pytest.fail(
+                    f"a block of kind {block.language!r}: python, console and toml are those that run"
+                )
     except BaseException as error:
         error.add_note(f"at {at}\n{capsys.readouterr().err[-2000:]}")
         raise

@@ -106,34 +106,6 @@ def test_weights_are_exchanged_with_torchvision_both_ways(name):
         torch.testing.assert_close(theirs(pixels), expected + 1)
 
 
-@pytest.mark.parametrize("name", ["vgg-b", "vgg-c", "vgg-d", "vgg-e"])
-def test_deeper_nets_start_from_net_a(name):
-    net_a, deeper = small("vgg-a", size=64).module, small(name, seed=1, size=64).module
-    before = {n: t.clone() for n, t in deeper.state_dict().items()}
-    filled = vgg.start_from(deeper, net_a.state_dict())
-    after, given = deeper.state_dict(), net_a.state_dict()
-    own, there = vgg.convolution_names(deeper), vgg.convolution_names(net_a)
-    for kind in ("weight", "bias"):
-        for layer in ("1_1", "2_1", "3_1", "3_2"):
-            assert torch.equal(after[f"{own[layer]}.{kind}"], given[f"{there[layer]}.{kind}"])
-        for i in (0, 3, 6):
-            assert torch.equal(after[f"classifier.{i}.{kind}"], given[f"classifier.{i}.{kind}"])
-    assert len(filled) == 14
-    assert all(torch.equal(after[n], before[n]) for n in before if n not in filled)
-    changed = {n for n in before if not torch.equal(after[n], before[n])}
-    assert changed == {n for n in filled if n.endswith("weight")}  # biases are 0 in both
-
-
-def test_net_a_of_another_size_is_refused_and_nothing_is_copied():
-    net_a, deeper = small("vgg-a", size=96).module, small("vgg-b", seed=1, size=64).module
-    before = {n: t.clone() for n, t in deeper.state_dict().items()}
-    with pytest.raises(
-        NetworkError, match=r"starting classifier.0.weight from net A's .*do|same width, size and classes"
-    ):
-        vgg.start_from(deeper, net_a.state_dict())
-    assert all(torch.equal(t, before[n]) for n, t in deeper.state_dict().items())
-
-
 def test_an_unknown_configuration():
     with pytest.raises(NetworkError, match="VGG configuration 'F'"):
         vgg.VGG("F")

@@ -103,27 +103,24 @@ def test_other_classes_begin_with_a_fresh_head(tmp_path, others):
     assert len(filled(module, state, fresh)) == len(state) - 2
 
 
-def test_deeper_vgg_copies_four_convolutions_and_the_fully_connected_layers(tmp_path):
-    """By the paper's places: 1_1, 2_1, 3_1 and 3_2 of A are conv 1, 3, 5 and 6 of D."""
+@pytest.mark.parametrize("name", ["vgg-b", "vgg-c-256", "vgg-d-256", "vgg-e-256"])
+def test_deeper_vgg_copies_four_convolutions_and_the_fully_connected_layers(name, tmp_path):
+    """1_1, 2_1, 3_1 and 3_2 of A, the only ones whose shapes fit under the same name."""
+    from camlucida.networks.vgg import convolution_names
     from camlucida.train import recipe as recipes
 
     file, state = packed(tmp_path, "vgg-a")
-    module = small("vgg-d")
+    module = small(name.removesuffix("-256"))
     before = {n: t.clone() for n, t in module.state_dict().items()}
-    fresh = start(module, replace(recipes.load("vgg-d-256"), start=str(file)), CLASSES)
-    in_a = [m for m in small("vgg-a").features.named_children() if isinstance(m[1], nn.Conv2d)]
-    in_d = [m for m in module.features.named_children() if isinstance(m[1], nn.Conv2d)]
-    places = {0: 0, 2: 1, 4: 2, 5: 3}  # D's convolutions in order → A's
-    for place, (name, conv) in enumerate(in_d):
-        if place in places:
-            assert torch.equal(conv.weight, state[f"features.{in_a[places[place]][0]}.weight"])
-            assert torch.equal(conv.bias, state[f"features.{in_a[places[place]][0]}.bias"])
-        else:
-            assert torch.equal(conv.weight, before[f"features.{name}.weight"])
-            assert {f"features.{name}.weight", f"features.{name}.bias"} <= fresh
-    for name in ("classifier.0", "classifier.3", "classifier.6"):
-        assert torch.equal(module.get_parameter(f"{name}.weight"), state[f"{name}.weight"])
-    assert len(fresh) == 2 * (13 - 4)
+    fresh = start(module, replace(recipes.load(name), start=str(file)), CLASSES)
+    in_a, own = convolution_names(small("vgg-a")), convolution_names(module)
+    copied = {own[n]: in_a[n] for n in ("1_1", "2_1", "3_1", "3_2")}
+    copied |= {n: n for n in ("classifier.0", "classifier.3", "classifier.6")}
+    for layer in {n.rpartition(".")[0] for n in before}:
+        for kind in ("weight", "bias"):
+            weight, place = module.get_parameter(f"{layer}.{kind}"), f"{copied.get(layer)}.{kind}"
+            assert torch.equal(weight, state[place] if layer in copied else before[f"{layer}.{kind}"])
+            assert (f"{layer}.{kind}" in fresh) == (layer not in copied)
 
 
 def test_gap_network_takes_the_trunk_and_not_the_head(tmp_path):

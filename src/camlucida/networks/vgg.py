@@ -3,11 +3,9 @@ table, one reader. Names of weights are torchvision's: its vgg11, vgg13, vgg16, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from camlucida.errors import NetworkError, nearest
 from camlucida.networks.blocks import (
@@ -98,27 +96,3 @@ def convolution_names(module: VGG) -> dict[str, str]:
             names[f"{group}_{position}"] = f"features.{index}"
             position += 1
     return names
-
-
-def start_from(deeper: VGG, net_a: Mapping[str, Tensor]) -> tuple[str, ...]:
-    """Copies net A's first four convolutions (1_1, 2_1, 3_1, 3_2) and its three fully connected layers into a deeper net of
-    the same width, size and classes; the rest stays as it is (VGG paper, section 3.1). Returns the names of the
-    weights that were filled. Raises NetworkError where the shapes differ.
-    """
-    own, there = convolution_names(deeper), {"1_1": 0, "2_1": 3, "3_1": 6, "3_2": 8}
-    pairs = {own.get(name, name): f"features.{index}" for name, index in there.items()}
-    pairs |= {f"classifier.{i}": f"classifier.{i}" for i in (0, 3, 6)}
-    state = deeper.state_dict()
-    filled = [(f"{to}.{kind}", f"{of}.{kind}") for to, of in pairs.items() for kind in ("weight", "bias")]
-    for to, of in filled:
-        if to not in state or of not in net_a or state[to].shape != net_a[of].shape:
-            got = f"{tuple(net_a[of].shape)}" if of in net_a else "no such weight"
-            raise NetworkError(
-                f"starting {to} from net A's {of}", got=got,
-                allowed=tuple(state[to].shape) if to in state else "a net with that layer",
-                do="give a net A of the same width, size and classes",
-            )  # fmt: skip
-    with torch.no_grad():
-        for to, of in filled:
-            state[to].copy_(net_a[of])
-    return tuple(to for to, _ in filled)
