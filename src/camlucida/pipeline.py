@@ -18,7 +18,7 @@ from torch import Tensor
 from camlucida import maps, specs
 from camlucida.boxes import RULES, FractionOfMax, rule
 from camlucida.boxes.component_tree import sweep
-from camlucida.boxes.from_map import MAX_SIDE, Rule
+from camlucida.boxes.from_map import MAX_SIDE, Rule, boxes_of
 from camlucida.errors import InputError, UsageError
 from camlucida.evaluate.localization import Measured, Tally
 from camlucida.images import sources
@@ -149,13 +149,10 @@ def look(
                 yield one
                 continue
             try:
-                picture = one.picture or read_picture(
-                    _payload(one.source), chosen.network.card.preprocessing.mean_colour, chosen.max_pixels
-                )
+                picture, boxed = _picture(chosen, one), results.pop(i).result()
             except InputError as error:  # it was there a moment ago
                 yield Rejected(one.source, str(error))
                 continue
-            boxed = results.pop(i).result()
             thresholds = THRESHOLDS if sweeping else THRESHOLDS[:0]
             given = truth[i] if truth else ()
             yield Seen(
@@ -244,6 +241,13 @@ def _read(chosen: Plan, source: Source | Any) -> _Read | Rejected:
     return _Read(named, size, picture if size.height * size.width <= KEPT_PIXELS else None, pixels, views)
 
 
+def _picture(chosen: Plan, one: _Read) -> Image.Image:
+    """The picture that was kept, or read again."""
+    return one.picture or read_picture(
+        _payload(one.source), chosen.network.card.preprocessing.mean_colour, chosen.max_pixels
+    )
+
+
 def _map(chosen: Plan, pictures: Sequence[_Read], wanted: Sequence[int] | None) -> list[_Mapped]:
     """Maps of one batch in each view; the views agree on the classes by their mean probability."""
     net = chosen.network
@@ -314,7 +318,7 @@ def _boxed(chosen: Plan, one: _Read, mapped: _Mapped, sweeping: bool) -> _Boxed:
     rule_name, level = chosen.rule_name, chosen.rule.level
     found = []
     for rank, (index, status, heat) in enumerate(zip(mapped.classes, states, merged.numpy(), strict=True), 1):
-        boxes = chosen.rule.on_map(heat, one.size)
+        boxes = boxes_of(chosen.rule, heat, one.size, lambda: _picture(chosen, one))
         label = chosen.network.card.label(index)
         word: Any = "whole-picture" if status == "ok" and boxes[0].whole else status
         found.append(
