@@ -1,6 +1,9 @@
-"""Plain arithmetic on arrays: overlap of boxes and top-k. No tensors, no pictures."""
+"""Plain arithmetic on arrays: overlap of boxes, top-k, intervals. No tensors, no pictures."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -47,3 +50,56 @@ def wilson_interval(successes: float, trials: int, z: float = 1.96) -> tuple[flo
     centre = (share + square / 2) / (1 + square)
     half = z * np.sqrt(share * (1 - share) / trials + square / (4 * trials)) / (1 + square)
     return max(float(centre - half), 0.0), min(float(centre + half), 1.0)
+
+
+def bootstrap_means(values: ArrayLike, seed: int = 0, repeats: int = 1000) -> NDArray[np.float64]:
+    """Means `(repeats, ...)` of `values (N, ...)` drawn N at a time with replacement. The same N, seed and
+    repeats draw the same rows, so that several figures of the same pictures can be resampled together."""
+    rows = np.asarray(values, np.float64)
+    count = len(rows)
+    if not count:
+        return np.full((repeats, *rows.shape[1:]), np.nan)
+    generator = np.random.default_rng(seed)
+    flat = rows.reshape(count, -1)
+    means = np.empty((repeats, flat.shape[1]))
+    together = max(1, 2**22 // count)  # repeats at once: 32 MB of drawn rows
+    for start in range(0, repeats, together):
+        some = min(together, repeats - start)
+        drawn = generator.integers(0, count, (some, count)) + count * np.arange(some)[:, None]
+        times = np.bincount(drawn.ravel(), minlength=some * count).reshape(some, count)
+        means[start : start + some] = times.astype(np.float64) @ flat / count
+    return means.reshape(repeats, *rows.shape[1:])
+
+
+def bootstrap_interval(
+    values: ArrayLike,
+    statistic: Literal["mean"] | Callable[[NDArray[np.float64]], float] = "mean",
+    seed: int = 0,
+    repeats: int = 1000,
+    level: float = 0.95,
+) -> tuple[float, float]:
+    """Interval of a figure of N pictures, `values (N, ...)`: the middle `level` of what resampled pictures give
+    (percentile bootstrap). `statistic`: `mean` over all, or a function of resampled values `(N, ...)` → number.
+    NaN for no values."""
+    rows = np.asarray(values, np.float64)
+    if not 0 < level < 1 or repeats < 1:
+        raise UsageError(
+            "bootstrap_interval", got=f"level {level}, repeats {repeats}", allowed="0 < level < 1"
+        )
+    if not len(rows):
+        return float("nan"), float("nan")
+    if callable(statistic):
+        generator = np.random.default_rng(seed)
+        draws = (generator.integers(0, len(rows), len(rows)) for _ in range(repeats))
+        figures = np.array([statistic(rows[drawn]) for drawn in draws])
+    elif statistic == "mean":
+        figures = bootstrap_means(rows.reshape(len(rows), -1).mean(1), seed, repeats)
+    else:
+        raise UsageError("bootstrap_interval(statistic=…)", got=repr(statistic), allowed="mean | a function")
+    return middle(figures, level)
+
+
+def middle(figures: NDArray[np.float64], level: float = 0.95) -> tuple[float, float]:
+    """The middle `level` of some figures."""
+    low, high = np.quantile(figures, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)

@@ -9,6 +9,7 @@ ten times as long for the tree alone.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
@@ -53,11 +54,43 @@ def sweep(
         return boxes
     cuts = cut(usable, thresholds)
     order = np.argsort(cuts, kind="stable")
-    # The level of a pixel is the number of cuts strictly below it.
-    levels = np.searchsorted(cuts[order], usable.ravel(), side="left").reshape(usable.shape)
-    found = _largest_per_level(levels, connectivity)
+    found = _largest_per_level(_levels(usable, cuts[order]), connectivity)
     boxes[order[: len(found)]] = to_source(found, usable.shape, size)
     return boxes
+
+
+def best_over_components(
+    heat: NDArray[Any],
+    score: Callable[[NDArray[np.int64]], NDArray[np.float64]],
+    thresholds: ArrayLike,
+    connectivity: Literal[8, 4] = 8,
+    normalise: bool = False,
+) -> NDArray[np.float64]:
+    """At each of T thresholds the highest score `(T,)` that the box of any component of the map `(H, W)` has.
+
+    `score`: half-open boxes `(M, 4)` in pixels of the map → `(M,)`, at least 0. The whole map is scored where
+    there is no component. Thresholds as in `sweep`.
+    """
+    thresholds = _checked(thresholds)
+    check_choice("best_over_components(connectivity=…)", connectivity, (8, 4))
+    usable = usable_map(heat, normalise)
+    height, width = np.shape(heat)
+    best = np.repeat(np.asarray(score(np.array([[0, 0, width, height]])), np.float64), len(thresholds))
+    if usable is None or not len(thresholds):
+        return best
+    cuts = cut(usable, thresholds)
+    order = np.argsort(cuts, kind="stable")
+    levels = _levels(usable, cuts[order])
+    top = int(levels.max())
+    if top:
+        below, level, _, _, boxes = _nodes(levels, connectivity)
+        best[order[:top]] = _highest_over(below, level - 1, score(boxes), top)
+    return best
+
+
+def _levels(usable: NDArray[np.float64], cuts: NDArray[np.float64]) -> Integers:
+    """The number of the rising cuts that lie strictly below each pixel."""
+    return np.searchsorted(cuts, usable.ravel(), side="left").reshape(usable.shape)
 
 
 def _checked(thresholds: ArrayLike) -> NDArray[np.float64]:
@@ -69,9 +102,20 @@ def _checked(thresholds: ArrayLike) -> NDArray[np.float64]:
 
 def _largest_per_level(levels: Integers, connectivity: int) -> Integers:
     """Half-open boxes `(max level, 4)` on the grid: row t − 1 is the largest component of `levels >= t`."""
-    width, top = levels.shape[1], int(levels.max())
+    top = int(levels.max())
     if top == 0:
         return np.empty((0, 4), np.int64)
+    below, level, area, first, boxes = _nodes(levels, connectivity)
+    ranked = np.lexsort((-first, area))
+    rank = np.empty_like(ranked)
+    rank[ranked] = np.arange(len(ranked))
+    return boxes[ranked[_highest_over(below, level - 1, rank, top)]]
+
+
+def _nodes(levels: Integers, connectivity: int) -> tuple[Integers, Integers, Integers, Integers, Integers]:
+    """Every component of `levels >= t`, t from 1 to the highest level, once: the level below its lowest, its
+    highest level, its pixels, the first of them in raster order, all `(M,)`, and half-open boxes `(M, 4)`."""
+    width, top = levels.shape[1], int(levels.max())
     flat = levels.ravel()
     peak_of, peaks = _peaks(levels, connectivity)
     into, height = _merges(*_passes(levels, peak_of, peaks, connectivity), peaks)
@@ -105,11 +149,8 @@ def _largest_per_level(levels: Integers, connectivity: int) -> Integers:
         np.minimum.reduceat(column, starts),
         np.maximum.reduceat(column, starts),
     )
-    ranked = np.lexsort((-first, area))
-    rank = np.empty_like(ranked)
-    rank[ranked] = np.arange(count)
-    best = ranked[_highest_over(below, level - 1, rank, top)]
-    return np.stack([left, first // width, right + 1, last // width + 1], axis=1)[best]
+    boxes = np.stack([left, first // width, right + 1, last // width + 1], axis=1)
+    return below, level, area, first, boxes
 
 
 def _peaks(levels: Integers, connectivity: int) -> tuple[Integers, int]:
@@ -214,12 +255,12 @@ def _up_the_tree(
     return area, first, last, left, right
 
 
-def _highest_over(low: Integers, high: Integers, value: Integers, length: int) -> Integers:
-    """For each place 0 … length − 1 the highest value of the ranges low … high (inclusive) that hold it; each
-    place must be in a range. A range is written as two overlapping ranges of a power of two, which are then
+def _highest_over(low: Integers, high: Integers, value: NDArray[Any], length: int) -> NDArray[Any]:
+    """For each place 0 … length − 1 the highest value (≥ 0) of the ranges low … high (inclusive) that hold it;
+    each place must be in a range. A range is written as two overlapping ranges of a power of two, which are then
     halved down to places."""
     power = np.frexp(high - low + 1)[1].astype(np.int64) - 1
-    table = np.full((int(power.max()) + 1, length), -1, np.int64)
+    table = np.full((int(power.max()) + 1, length), -1, value.dtype)
     np.maximum.at(table.reshape(-1), power * length + low, value)
     np.maximum.at(table.reshape(-1), power * length + high + 1 - 2**power, value)
     for row in range(len(table) - 1, 0, -1):

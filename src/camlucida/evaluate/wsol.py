@@ -1,0 +1,327 @@
+"""Box accuracy and pixel average precision over all thresholds: "Evaluating Weakly Supervised Object Localization
+Methods Right" (section 4). Maps come one by one, so that any number streams; boxes are in pixels of their map: maps
+of another size than the boxes' picture are resized by the caller before (the paper: both squashed to 224 × 224)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from camlucida import metrics
+from camlucida.boxes.component_tree import best_over_components, sweep
+from camlucida.boxes.from_map import as_map, check_choice, usable_map
+from camlucida.errors import UsageError
+from camlucida.values import Size
+
+Convention = Literal["half-open", "reference"]
+IGNORED = 255  # in masks: neither foreground (1) nor background (0)
+BLOCK = 64  # pictures whose histograms are resampled together
+
+
+@dataclass(frozen=True)
+class BoxAccuracy:
+    """What `box_accuracy` found on N pictures, M of them with boxes, at T thresholds."""
+
+    thresholds: NDArray[np.float64]
+    correct: dict[float, NDArray[np.int64]]
+    """For each IoU the number of pictures `(T,)` that are right at each threshold."""
+    boxed: NDArray[np.bool_]
+    """Whether each picture `(N,)` has boxes; the others do not count."""
+    flat: NDArray[np.bool_]
+    """Whether each map `(N,)` is constant or not finite, so that its box says nothing."""
+    packed_hits: dict[float, NDArray[np.uint8]]
+    """`hits`, eight thresholds to a byte."""
+
+    def hits(self, iou: float) -> NDArray[np.bool_]:
+        """Whether each picture is right at each threshold, `(N, T)`."""
+        return np.unpackbits(self.packed_hits[iou], axis=1, count=len(self.thresholds)).astype(bool)
+
+    @property
+    def curve(self) -> dict[float, NDArray[np.float64]]:
+        """For each IoU the accuracy `(T,)` in percent; NaN without a picture that has boxes."""
+        count = int(self.boxed.sum()) or np.nan
+        return {iou: 100 * right / count for iou, right in self.correct.items()}
+
+    @property
+    def max_box_accuracy(self) -> dict[float, float]:
+        """MaxBoxAcc in percent for each IoU: the accuracy at the threshold that is best on these pictures."""
+        return {iou: float(curve.max()) for iou, curve in self.curve.items()}
+
+    @property
+    def best_threshold(self) -> dict[float, float]:
+        """The (first) threshold of `max_box_accuracy`."""
+        return {iou: float(self.thresholds[right.argmax()]) for iou, right in self.correct.items()}
+
+    @property
+    def mean(self) -> float:
+        """Mean of `max_box_accuracy` over the IoUs: MaxBoxAccV2 if all components were looked at."""
+        return float(np.mean(list(self.max_box_accuracy.values())))
+
+    def interval(
+        self, iou: float | None = None, seed: int = 0, repeats: int = 1000, level: float = 0.95
+    ) -> tuple[float, float]:
+        """Bootstrap interval, over pictures, of `max_box_accuracy[iou]`, or of `mean`; percent."""
+        ious = list(self.correct) if iou is None else [iou]
+        best = [metrics.bootstrap_means(self.hits(one)[self.boxed], seed, repeats).max(1) for one in ious]
+        return metrics.middle(100 * np.mean(best, axis=0), level)
+
+
+def box_accuracy(
+    score_maps: Iterable[ArrayLike],
+    boxes: Iterable[ArrayLike],
+    thresholds: ArrayLike,
+    ious: Iterable[float] = (0.3, 0.5, 0.7),
+    components: Literal["largest", "all"] = "largest",
+    convention: Convention = "half-open",
+    *,
+    normalise: bool = False,
+) -> BoxAccuracy:
+    """Share of pictures whose box from the map overlaps a given box by at least each IoU, at each threshold.
+
+    `score_maps`: `(H, W)` each, of any sizes; `boxes`: for each map `(B, 4)` x0, y0, x1, y1 in its pixels, B ≥ 0;
+    `thresholds (T,)`: shares of the map's maximum, 0 to 1. `components`: the box of the largest component (MaxBoxAcc), or
+    the best of all (MaxBoxAccV2). `normalise`: min-max scale maps first, as the paper does.
+
+    `half-open`: boxes are half-open; components of the float map, touching at corners too; the largest has most pixels; a map
+    that is constant, not finite or nowhere positive gives the whole picture. `reference`: the published code to the
+    integer: inclusive boxes, maps in [0, 1] cut to 8 bits, OpenCV's contours (rims of holes are contours too), the
+    largest by the area that its outline encloses, (0, 0, 0, 0) for none; a map that is not finite counts as zeros. It needs
+    `pip install 'camlucida[wsol]'`.
+    """
+    check_choice("box_accuracy(components=…)", components, ("largest", "all"))
+    check_choice("box_accuracy(convention=…)", convention, ("half-open", "reference"))
+    levels = _thresholds(thresholds)
+    bars = np.array([float(iou) for iou in ious])
+    correct = np.zeros((len(bars), len(levels)), np.int64)
+    packed: list[NDArray[np.uint8]] = []
+    boxed, flat = [], []
+    for heat, truth in _pairs(score_maps, boxes, "box_accuracy", "maps", "sets of boxes"):
+        values = as_map(heat)
+        given = np.asarray(truth, np.float64).reshape(-1, 4)
+        boxed.append(len(given) > 0)
+        flat.append(usable_map(values, normalise=True) is None)
+        hit = np.zeros((len(bars), len(levels)), bool)
+        if len(given):
+            overlap = _overlap(values, given, levels, components, convention, normalise)
+            hit = overlap >= bars[:, None]
+            correct += hit
+        packed.append(np.packbits(hit, axis=1))
+    bits = np.array(packed, np.uint8).reshape(len(packed), len(bars), (len(levels) + 7) // 8)
+    return BoxAccuracy(
+        levels,
+        {float(bar): correct[i] for i, bar in enumerate(bars)},
+        np.array(boxed, bool),
+        np.array(flat, bool),
+        {float(bar): bits[:, i] for i, bar in enumerate(bars)},
+    )
+
+
+def _overlap(
+    heat: NDArray[np.float64],
+    truth: NDArray[np.float64],
+    thresholds: NDArray[np.float64],
+    components: Literal["largest", "all"],
+    convention: Convention,
+    normalise: bool,
+) -> NDArray[np.float64]:
+    """The best IoU `(T,)` of a map's box (of any of its boxes) and a given box at each threshold."""
+    if convention == "reference":
+        groups, place = contour_boxes(heat, thresholds, components, normalise)
+        best = [metrics.box_iou(found[:, None], truth[None], "inclusive").max() for found in groups]
+        return np.array(best)[place]
+
+    def score(found: NDArray[Any]) -> NDArray[np.float64]:
+        return metrics.box_iou(found[:, None], truth[None]).max(1)
+
+    if components == "all":
+        return best_over_components(heat, score, thresholds, normalise=normalise)
+    return score(sweep(heat, Size(*heat.shape), thresholds, normalise=normalise))
+
+
+def contour_boxes(
+    heat: NDArray[np.float64],
+    thresholds: NDArray[np.float64],
+    components: Literal["largest", "all"],
+    normalise: bool = False,
+) -> tuple[list[NDArray[np.int64]], NDArray[np.int64]]:
+    """The reference's boxes (corners inclusive, unless cut at the last pixel one too far): for each mask that some
+    threshold gives its boxes `(M, 4)`, and for each threshold `(T,)` which of these masks it is."""
+    cv2 = _opencv()
+    if not np.isfinite(heat).all():
+        heat = np.zeros_like(heat)
+    elif normalise:
+        low, high = heat.min(), heat.max()
+        heat = (heat - low) / (high - low) if high > low else np.zeros_like(heat)
+    if heat.min() < 0 or heat.max() > 1:
+        raise UsageError(
+            "box_accuracy, convention reference",
+            got=f"a map from {heat.min():g} to {heat.max():g}",
+            allowed="0 to 1",
+            do="normalise=True scales each map",
+        )
+    gray = (heat * 255).astype(np.uint8)
+    height, width = gray.shape
+    cuts = (thresholds * float(gray.max())).astype(np.int64)
+    # Cuts between the same two gray levels that occur give the same mask.
+    present = np.flatnonzero(np.bincount(gray.ravel(), minlength=256))
+    _, chosen, place = np.unique(
+        np.searchsorted(present, cuts, side="right"), return_index=True, return_inverse=True
+    )
+    groups = []
+    for level in cuts[chosen]:
+        contours = cv2.findContours((gray > level).view(np.uint8), cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)[-2]
+        if components == "largest" and contours:
+            contours = [max(contours, key=cv2.contourArea)]
+        found = np.array([cv2.boundingRect(contour) for contour in contours] or [(0, 0, 0, 0)])
+        found[:, 2:] = np.minimum(found[:, :2] + found[:, 2:], (width - 1, height - 1))
+        groups.append(found)
+    return groups, place
+
+
+@dataclass(frozen=True)
+class PixelAveragePrecision:
+    """What `pixel_average_precision` found."""
+
+    value: float
+    """PxAP in percent; NaN without foreground."""
+    interval: tuple[float, float]
+    """95 %, bootstrapped over pictures; NaN if not asked for."""
+    thresholds: NDArray[np.float64]
+    """Falling, `(L,)`."""
+    precision: NDArray[np.float64]
+    """Share of the pixels at or above each threshold that are foreground, 0 to 1; NaN where there are none."""
+    recall: NDArray[np.float64]
+    """Share of the foreground at or above each threshold, 0 to 1."""
+    pictures: int
+
+
+def pixel_average_precision(
+    score_maps: Iterable[ArrayLike],
+    masks: Iterable[ArrayLike],
+    thresholds: ArrayLike,
+    *,
+    normalise: bool = False,
+    repeats: int = 1000,
+    seed: int = 0,
+) -> PixelAveragePrecision:
+    """Area under the precision–recall curve of the pooled pixels of all pictures (PxAP, section 4).
+
+    `score_maps`: `(H, W)` each, in [0, 1] or scaled to it with `normalise`; a map that is not finite counts as zeros.
+    `masks`: `(H, W)` each, 1 (or True) foreground, 0 background, 255 ignored. `thresholds (T,)`: rising, 0 to 1, the edges
+    of the bins in which scores are counted (the last holds exactly 1); scores below the first are left out.
+    `repeats`: how often pictures are resampled for the interval (each picture as often as a Poisson number says, so
+    that no picture need be kept); 0 for none.
+    """
+    levels = _thresholds(thresholds)
+    if not len(levels) or (np.diff(levels) <= 0).any():
+        raise UsageError(
+            "pixel_average_precision(thresholds=…)", got=f"{levels}", allowed="rising, at least one"
+        )
+    edges = np.append(levels, [1.0, 2.0] if levels[-1] < 1 else [2.0])
+    generator = np.random.default_rng(seed)
+    total = np.zeros((1, 2, len(edges) - 1))
+    resampled = np.zeros((repeats, 2, len(edges) - 1))
+    waiting: list[NDArray[np.int64]] = []
+    pictures = 0
+
+    def settle() -> None:
+        counts = np.array(waiting, np.float64).reshape(len(waiting), -1)
+        total[0] += counts.sum(0).reshape(2, -1)
+        if repeats and waiting:
+            times = generator.poisson(1.0, (len(waiting), repeats)).astype(np.float64)
+            resampled[:] += (times.T @ counts).reshape(resampled.shape)
+        waiting.clear()
+
+    for heat, mask in _pairs(score_maps, masks, "pixel_average_precision", "maps", "masks"):
+        waiting.append(_counted(as_map(heat), np.asarray(mask), edges, normalise))
+        pictures += 1
+        if len(waiting) == BLOCK:
+            settle()
+    settle()
+    precision, recall, value = _area(total)
+    interval = (np.nan, np.nan)
+    if repeats and pictures:
+        figures = _area(resampled)[2]
+        if np.isfinite(figures).any():
+            interval = metrics.middle(figures[np.isfinite(figures)])
+    return PixelAveragePrecision(float(value[0]), interval, edges[-2::-1], precision[0], recall[0], pictures)
+
+
+def _counted(
+    heat: NDArray[np.float64], mask: NDArray[Any], edges: NDArray[np.float64], normalise: bool
+) -> NDArray[np.int64]:
+    """How many foreground and background pixels `(2, L)` have their score in each bin."""
+    if mask.shape != heat.shape:
+        raise UsageError(
+            "pixel_average_precision",
+            got=f"a map {heat.shape}, its mask {mask.shape}",
+            allowed="equal shapes",
+        )
+    known = (mask == 0) | (mask == 1) | (mask == IGNORED)
+    if not known.all():
+        raise UsageError("a mask", got=f"{mask[~known][0]}", allowed="0, 1 and 255 (ignored)")
+    if not np.isfinite(heat).all():
+        heat = np.zeros_like(heat)
+    elif normalise:
+        low, high = heat.min(), heat.max()
+        heat = (heat - low) / (high - low) if high > low else np.zeros_like(heat)
+    if heat.min() < 0 or heat.max() > 1:
+        raise UsageError(
+            "pixel_average_precision",
+            got=f"a map from {heat.min():g} to {heat.max():g}",
+            allowed="0 to 1",
+            do="normalise=True scales each map",
+        )
+    return np.array([np.histogram(heat[mask == side], edges)[0] for side in (1, 0)])
+
+
+def _area(
+    counts: NDArray[np.float64],
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Counts `(R, 2, L)` in rising bins → precision and recall `(R, L)` at falling thresholds, area `(R,)` in percent."""
+    above = counts[:, :, ::-1].cumsum(-1)
+    inside, outside = above[:, 0], above[:, 1]
+    with np.errstate(invalid="ignore"):
+        precision = inside / (inside + outside)
+        recall = inside / inside[:, -1:]
+    steps = np.diff(recall, axis=-1, prepend=0)
+    return precision, recall, 100 * (np.nan_to_num(precision) * steps).sum(-1)
+
+
+def _pairs(
+    first: Iterable[Any], second: Iterable[Any], what: str, one: str, other: str
+) -> Iterator[tuple[Any, Any]]:
+    """zip, but a different number of both is a UsageError."""
+    end = object()
+    left, right = iter(first), iter(second)
+    count = 0
+    while True:
+        a, b = next(left, end), next(right, end)
+        if a is end and b is end:
+            return
+        if a is end or b is end:
+            more, fewer = (other, one) if a is end else (one, other)
+            raise UsageError(what, got=f"{count} {fewer} and more {more}", allowed="one for one")
+        count += 1
+        yield a, b
+
+
+def _thresholds(thresholds: ArrayLike) -> NDArray[np.float64]:
+    values = np.asarray(thresholds, np.float64)
+    if values.ndim != 1 or not ((values >= 0) & (values <= 1)).all():
+        raise UsageError("thresholds", got=f"{values}", allowed="a list of numbers from 0 to 1")
+    return values
+
+
+def _opencv() -> Any:
+    try:
+        import cv2
+    except ImportError as error:
+        raise UsageError(
+            "convention reference", got="no OpenCV", do="pip install 'camlucida[wsol]'"
+        ) from error
+    return cv2
