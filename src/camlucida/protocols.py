@@ -11,13 +11,8 @@ from typing import Any
 from camlucida.boxes.from_map import MAX_SIDE
 from camlucida.errors import InputError
 from camlucida.evaluate.judge import (
-    GAUSSIAN,
-    NETWORK,
-    RANDOM,
-    Case,
     Guesses,
     Objects,
-    Tally,
     guessed,
     guesses,
     laid_over,
@@ -27,6 +22,7 @@ from camlucida.evaluate.judge import (
 )
 from camlucida.evaluate.localization import rank_of
 from camlucida.evaluate.maps_folder import open_folder, read_map, write_map
+from camlucida.evaluate.tally import GAUSSIAN, NETWORK, RANDOM, Case, Tally
 from camlucida.images.datasets import DataSet, Example
 from camlucida.images.read import MAX_PIXELS, read_picture
 from camlucida.pipeline import Looked, Plan, Rejected, look

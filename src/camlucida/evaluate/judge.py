@@ -1,18 +1,14 @@
-"""One picture's maps against its objects, by all localization protocols at once (section 4); and all pictures together.
-
-Beside the network stand what needs none: the whole picture, the best centred box, a Gaussian in the middle; and the
-same network with a random head.
-"""
+"""One picture's maps against its objects, by all localization protocols at once (section 4)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from PIL import Image
 from torch.nn import functional as F
 
@@ -21,9 +17,8 @@ from camlucida.boxes import FractionOfMax, TightLoose
 from camlucida.boxes.component_tree import sweep
 from camlucida.boxes.from_map import MAX_SIDE, Rule, boxes_of
 from camlucida.errors import InputError
-from camlucida.evaluate import ilsvrc, pointing, wsol
+from camlucida.evaluate import pointing, wsol
 from camlucida.evaluate.baselines import centre_gaussian
-from camlucida.evaluate.localization import best_centred
 from camlucida.images.datasets import Example
 from camlucida.values import Box, ScoredBox, Size
 
@@ -36,8 +31,6 @@ CURVE = np.arange(100) / 100
 CURVE_SIDE = 256
 """The curve's boxes are read off maps of at most this many samples a side."""
 IOUS = (0.3, 0.5, 0.7)
-NETWORK, RANDOM, GAUSSIAN = "network", "randomised head", "centre Gaussian"
-WHOLE, CENTRED = "whole picture", "best centred box"
 
 
 @dataclass(frozen=True)
@@ -149,7 +142,7 @@ def score_map(
         hits = [np.zeros((len(protocol.ious), len(LEVELS) // 8), np.uint8)] * 2
         curve = np.zeros(len(CURVE), bool)
     return MapScore(
-        box.box.corners, _overlap(box.box, truth), np.packbits(curve), *hits, *_places(heat, objects),
+        box.box.corners, overlap(box.box, truth), np.packbits(curve), *hits, *_places(heat, objects),
         squashed=small if objects.mask is not None else None,
     )  # fmt: skip
 
@@ -197,7 +190,7 @@ class CentreGaussian:
         factor = min(1.0, MAX_SIDE / max(size.height, size.width))
         heat = centre_gaussian(Size(max(1, round(size.height * factor)), max(1, round(size.width * factor))))
         return MapScore(
-            box.corners, _overlap(box, truth), np.packbits(curve), packed, packed, *_places(heat, objects),
+            box.corners, overlap(box, truth), np.packbits(curve), packed, packed, *_places(heat, objects),
             squashed=self.map.astype(np.float32) if objects.mask is not None else None,
         )  # fmt: skip
 
@@ -242,7 +235,7 @@ def _coarse(heat: NDArray[Any]) -> NDArray[Any]:
     return heat[step // 2 :: step, step // 2 :: step] if step > 1 else heat
 
 
-def _overlap(box: Box, truth: NDArray[np.float64]) -> float:
+def overlap(box: Box, truth: NDArray[np.float64]) -> float:
     return float(metrics.box_iou(np.array(box.corners)[None], truth).max(initial=0.0))
 
 
@@ -252,205 +245,3 @@ def _on_square(truth: NDArray[np.float64], size: Size, convention: wsol.Conventi
     if convention == "half-open":
         return truth * scale
     return np.trunc((truth - (0, 0, 1, 1)) * scale)
-
-
-@dataclass
-class Contender:
-    """Whatever gives maps of the same pictures: the network, or what stands beside it."""
-
-    name: str
-    protocol: Protocol
-    scores: list[MapScore | None] = field(default_factory=list)
-    guesses: list[Guesses | None] = field(default_factory=list)
-    pixels: wsol.PixelTally = field(default_factory=lambda: wsol.PixelTally(LEVELS))
-
-    def add(self, score: MapScore | None, made: Guesses | None, mask: NDArray[np.uint8] | None) -> None:
-        if score is not None and score.squashed is not None and mask is not None:
-            self.pixels.add(score.squashed, nearest(mask, (SIDE, SIDE)), normalise=True)
-            score = replace(score, squashed=None)
-        self.scores.append(score)
-        self.guesses.append(made)
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """One picture and class that was judged; `counted`: it has boxes and is on no blacklist."""
-
-    path: str
-    label: int
-    objects: Objects
-    blacklisted: bool = False
-
-    @property
-    def counted(self) -> bool:
-        return bool(self.objects.boxes) and not self.blacklisted
-
-
-class Tally:
-    """Collects pictures one by one (some kilobytes of each are kept); `report` gives all figures."""
-
-    def __init__(self, protocol: Protocol, seed: int = 0) -> None:
-        self.protocol, self.seed = protocol, seed
-        self.cases: list[Case] = []
-        self.rejected: list[tuple[str, str]] = []
-        self.contenders: dict[str, Contender] = {}
-        self.gaussian = CentreGaussian(protocol)
-
-    def add(self, case: Case, found: Mapping[str, tuple[MapScore | None, Guesses | None]]) -> None:
-        """One picture: for each contender the score of its map (None without objects) and its guesses."""
-        for name, (score, made) in found.items():
-            self.contenders.setdefault(name, Contender(name, self.protocol)).add(
-                score, made, case.objects.mask
-            )
-        mask = case.objects.mask
-        slim = replace(case.objects, mask=None) if mask is not None else case.objects
-        self.cases.append(replace(case, objects=slim))
-
-    @property
-    def counted(self) -> NDArray[np.bool_]:
-        return np.array([case.counted for case in self.cases], bool)
-
-    def figures(self, name: str) -> dict[str, Any]:
-        """Every figure of one contender, percent with 95 % intervals (bootstrap over pictures)."""
-        one, counted = self.contenders[name], self.counted
-        scores = [s for s, c in zip(one.scores, counted, strict=True) if c and s is not None]
-        made = [g for g, c in zip(one.guesses, counted, strict=True) if c]
-        found: dict[str, Any] = {}
-        if scores:
-            hits = np.array([s.overlap for s in scores]) >= self.protocol.iou
-            found |= self._of_boxes(hits, made, [Box(*s.box) for s in scores])
-            found |= self._of_maps(scores)
-        if one.pixels.pictures:
-            precise = one.pixels.result()
-            found["pxap"] = _figure(precise.value, precise.interval)
-        return found
-
-    def constant(self, width: float, height: float, name: str = NETWORK) -> dict[str, Any]:
-        """The figures of one centred box, in shares of the picture, with the network's guesses of classes."""
-        cases = [case for case in self.cases if case.counted]
-        boxes = [_centred(case.objects.size, width, height) for case in cases]
-        overlaps = [_overlap(b, case.objects.corners) for b, case in zip(boxes, cases, strict=True)]
-        made = [g for g, c in zip(self.contenders[name].guesses, self.counted, strict=True) if c]
-        moved = [
-            g and replace(g, made=tuple((c, b) for c, _ in g.made)) for g, b in zip(made, boxes, strict=True)
-        ]
-        return self._of_boxes(np.array(overlaps) >= self.protocol.iou, moved, boxes) if cases else {}
-
-    def _of_boxes(
-        self, hits: NDArray[np.bool_], made: Sequence[Guesses | None], boxes: Sequence[Box]
-    ) -> dict[str, Any]:
-        cases = [case for case in self.cases if case.counted]
-        found = {"gt_known": _share(hits, self.seed)}
-        ranked = [g for g in made if g is not None]
-        if len(ranked) == len(hits) and not self.protocol.several:
-            which = ilsvrc.localized(hits, [g.rank for g in ranked], self.seed)
-            found["top1_localization"] = _figure(which.top1, which.top1_interval)
-            found["top5_localization"] = _figure(which.top5, which.top5_interval)
-            error = ilsvrc.localization_error(
-                [g.made for g in ranked],
-                [[(case.label, box) for box in case.objects.boxes] for case in cases],
-                iou=self.protocol.iou,
-            )
-            for k in sorted({1, self.protocol.top}):
-                found[f"error_at_{k}"] = _figure(error.error(k), error.interval(k, self.seed))
-        found["corloc"] = _by_class(hits, [case.label for case in cases], self.seed)
-        return found
-
-    def _of_maps(self, scores: Sequence[MapScore]) -> dict[str, Any]:
-        labels = [case.label for case in self.cases if case.counted]
-        inside = [100 * s.energy for s in scores]
-        found = {
-            "pointing_game": _by_class([s.points for s in scores], labels, self.seed),
-            "energy": _figure(float(np.mean(inside)), metrics.bootstrap_interval(inside, seed=self.seed)),
-        }
-        largest, every = (self.box_accuracy(scores, which) for which in ("largest", "every"))
-        iou = self.protocol.iou
-        v2 = replace(every, **{
-            part: {one: getattr(every, part)[one] for one in IOUS} for part in ("correct", "packed_hits")
-        })  # fmt: skip
-        found["max_box_accuracy"] = _figure(
-            largest.max_box_accuracy[iou], largest.interval(iou, self.seed)
-        ) | {"threshold": largest.best_threshold[iou]}
-        found["max_box_accuracy_v2"] = _figure(v2.mean, v2.interval(None, self.seed)) | {
-            "thresholds": {f"{one:g}": v2.best_threshold[one] for one in IOUS}
-        }
-        return found
-
-    def box_accuracy(self, scores: Sequence[MapScore], which: str) -> wsol.BoxAccuracy:
-        """What the WSOL benchmark's protocol says of these maps: the `largest` component, or `every` one."""
-        packed = np.array([getattr(s, which) for s in scores])
-        bits = np.unpackbits(packed, axis=2, count=len(LEVELS)).sum(0, dtype=np.int64)
-        yes = np.ones(len(scores), bool)
-        ious = self.protocol.ious
-        return wsol.BoxAccuracy(
-            LEVELS,
-            {iou: bits[i] for i, iou in enumerate(ious)},
-            yes,
-            np.array([s.flat for s in scores]),
-            {iou: packed[:, i] for i, iou in enumerate(ious)},
-        )
-
-    def curve(self, name: str) -> dict[str, list[float]]:
-        """Ground-truth-known accuracy in percent at each threshold of `CURVE`, with its 95 % interval."""
-        scores = [
-            s for s, c in zip(self.contenders[name].scores, self.counted, strict=True) if c and s is not None
-        ]
-        if not scores:
-            return {}
-        hits = np.unpackbits(np.array([s.curve for s in scores]), axis=1, count=len(CURVE))
-        means = 100 * metrics.bootstrap_means(hits, self.seed)
-        low, high = np.quantile(means, [0.025, 0.975], axis=0)
-        return {
-            "percent": _rounded(100 * hits.mean(0)), "low": _rounded(low), "high": _rounded(high)
-        }  # fmt: skip
-
-    def box_curves(self, name: str) -> dict[str, Any]:
-        """The accuracies behind MaxBoxAcc and MaxBoxAccV2 at each of `LEVELS`, percent: {name: {IoU: values}}."""
-        scores = [
-            s for s, c in zip(self.contenders[name].scores, self.counted, strict=True) if c and s is not None
-        ]
-        return {
-            key: {f"{iou:g}": _rounded(v) for iou, v in self.box_accuracy(scores, which).curve.items()}
-            for key, which in (("max_box_accuracy", "largest"), ("max_box_accuracy_v2", "every"))
-        } if scores else {}  # fmt: skip
-
-    def centred(self) -> tuple[float, float]:
-        """Width and height, in shares of the picture, of the centred box that does best on these pictures."""
-        truths = [(c.objects.boxes, c.objects.size) for c in self.cases if c.counted]
-        return best_centred(truths, self.protocol.iou)
-
-
-def _centred(size: Size, width: float, height: float) -> Box:
-    x, y = size.width * width / 2, size.height * height / 2
-    return Box(size.width / 2 - x, size.height / 2 - y, size.width / 2 + x, size.height / 2 + y)
-
-
-def _share(hits: NDArray[np.bool_], seed: int) -> dict[str, Any]:
-    low, high = metrics.bootstrap_interval(hits, seed=seed)
-    return _figure(100 * float(np.mean(hits)), (100 * low, 100 * high))
-
-
-def _by_class(hits: ArrayLike, labels: Sequence[int], seed: int, repeats: int = 1000) -> dict[str, Any]:
-    """Mean over classes of their shares of hits. Whole pictures are drawn, whatever their class, so that one picture a class
-    does not pass for certainty."""
-    right, of = np.asarray(hits, np.float64), np.unique(np.asarray(labels), return_inverse=True)[1]
-    draw = np.random.default_rng(seed)
-
-    def mean(rows: NDArray[np.int64]) -> float:
-        count = np.bincount(of[rows])
-        return float(100 * (np.bincount(of[rows], right[rows])[count > 0] / count[count > 0]).mean())
-
-    every = np.arange(len(of))
-    drawn = np.array([mean(draw.integers(0, len(of), len(of))) for _ in range(repeats)])
-    return _figure(mean(every), metrics.middle(drawn))
-
-
-def _figure(percent: float, interval: tuple[float, float]) -> dict[str, Any]:
-    def kept(value: float) -> float | None:
-        return round(float(value), 2) if np.isfinite(value) else None
-
-    return {"percent": kept(percent), "interval": [kept(v) for v in interval]}
-
-
-def _rounded(values: NDArray[np.float64]) -> list[float]:
-    return [round(float(v), 2) for v in values]
