@@ -103,3 +103,77 @@ def middle(figures: NDArray[np.float64], level: float = 0.95) -> tuple[float, fl
     """The middle `level` of some figures."""
     low, high = np.quantile(figures, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def ranks(scores: ArrayLike, truth: ArrayLike) -> NDArray[np.int64]:
+    """Place `(N,)` of the true class among `(N, C)` scores, from 1; ties go to the lower index, a score
+    that is no number comes last."""
+    scores, truth = np.asarray(scores), np.asarray(truth)
+    scores = np.where(np.isnan(scores), -np.inf, scores)
+    own = np.take_along_axis(scores, truth[:, None], axis=1)
+    before = (scores == own) & (np.arange(scores.shape[1]) < truth[:, None])
+    return 1 + ((scores > own) | before).sum(axis=1)
+
+
+def confusion_matrix(predicted: ArrayLike, truth: ArrayLike, classes: int) -> NDArray[np.int64]:
+    """Counts `(classes, classes)`: row = true class, column = predicted one, of `(N,)` class indices."""
+    cells = np.asarray(truth, np.int64) * classes + np.asarray(predicted, np.int64)
+    return np.bincount(cells, minlength=classes * classes).reshape(classes, classes)
+
+
+def per_class_accuracy(predicted: ArrayLike, truth: ArrayLike, classes: int) -> NDArray[np.float64]:
+    """Share right `(classes,)` among the pictures of each true class; NaN for a class without pictures."""
+    truth = np.asarray(truth, np.int64)
+    right = np.bincount(truth[np.asarray(predicted) == truth], minlength=classes)
+    every = np.bincount(truth, minlength=classes)
+    return np.divide(right, every, out=np.full(classes, np.nan), where=every > 0)
+
+
+def calibration_bins(confidence: ArrayLike, right: ArrayLike, bins: int = 15) -> NDArray[np.float64]:
+    """The reliability diagram: per bin of confidence, rows `(bins, 3)` of count, mean confidence and share right (NaN
+    where empty). Bins are of equal width, b/bins < confidence ≤ (b + 1)/bins; 0 is in the first. `confidence (N,)` in
+    [0, 1], `right (N,)` bool."""
+    confidence, right = np.asarray(confidence, np.float64), np.asarray(right, np.float64)
+    which = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+    count = np.bincount(which, minlength=bins).astype(np.float64)
+    sums = [np.bincount(which, weights=one, minlength=bins) for one in (confidence, right)]
+    means = [np.divide(one, count, out=np.full(bins, np.nan), where=count > 0) for one in sums]
+    return np.stack([count, *means], axis=1)
+
+
+def expected_calibration_error(confidence: ArrayLike, right: ArrayLike, bins: int = 15) -> float:
+    """Σ_b count_b / N · |share right_b − mean confidence_b| over the bins of `calibration_bins` (ECE); NaN for no
+    pictures."""
+    count, confident, correct = calibration_bins(confidence, right, bins).T
+    full = count > 0
+    gaps = np.abs(correct[full] - confident[full])
+    return float((count[full] * gaps).sum() / count.sum()) if full.any() else float("nan")
+
+
+def brier_scores(probabilities: ArrayLike, truth: ArrayLike) -> NDArray[np.float64]:
+    """Σ_c (p_c − [c is true])² of each picture `(N,)`, 0 … 2, of `(N, C)` probabilities; their mean is the Brier score."""
+    probabilities = np.asarray(probabilities, np.float64)
+    own = np.take_along_axis(probabilities, np.asarray(truth)[:, None], axis=1)[:, 0]
+    return (probabilities**2).sum(axis=1) - 2 * own + 1
+
+
+def average_precision(scores: ArrayLike, truth: ArrayLike, points: int | None = None) -> float:
+    """Area under the curve of precision over recall of one class: `scores (N,)`, `truth (N,)` bool; NaN where nothing is
+    true. The precision at a recall is the highest at that recall or any above (PASCAL VOC).
+
+    `points=None`: all points, each step of recall times its precision (VOC 2010 and later). `points=11`: the mean at
+    recalls 0, 0.1, … 1 (VOC 2007). Ties go to the lower index.
+    """
+    if points is not None and points < 2:
+        raise UsageError("average_precision(points=…)", got=points, allowed="≥ 2, or None for all points")
+    truth = np.asarray(truth, bool)
+    if not truth.any():
+        return float("nan")
+    ordered = truth[np.argsort(-np.asarray(scores, np.float64), kind="stable")]
+    hits = np.cumsum(ordered)
+    precision = np.maximum.accumulate((hits / np.arange(1, len(hits) + 1))[::-1])[::-1]
+    if points is None:
+        return float(precision[ordered].mean())
+    # Recall reaches i/(points − 1) with the hit of this number, counted in integers: 0.1 · 3 is not 0.3 in floats.
+    needed = -(-np.arange(points) * int(hits[-1]) // (points - 1))
+    return float(precision[np.searchsorted(hits, needed)].mean())

@@ -8,6 +8,13 @@ curve, constant boxes beside it.
 
 --task classification, or --protocol NAME: which views of a picture are shown, and how what is said of them is put
 together. The figures: top-1, top-5, per class, confusion, calibration; for sigmoid networks average precision per class.
+  centre-crop  the network's own view
+  ten-crop     corners and centre, mirrored
+  dense        the whole picture at shorter side Q, mirrored, the network run as a convolution (scales=, flips=, pool=)
+  multi-crop   5 × 5 crops × 2 mirrored at three Q (scales=, grid=)
+  together     the mean of dense and multi-crop
+scales=single is the card's size S; scales=multiple is S − 32, S, S + 32 (for crops of 224; in proportion for others);
+scales=256/384/512 are your own. pool=logit averages scores over places, pool=probability posteriors.
 """
 
 from __future__ import annotations
@@ -27,9 +34,19 @@ class Options:
     """Zips or folders of class folders, manifests, Tiny-ImageNet's folders."""
     network: choices.Chosen = choices.DEFAULT
     task: Literal["summary", "classification", "localization"] = "summary"
-    """What is judged. --protocol means classification."""
+    """What is judged. --protocol, --fuse, --predictions, --submission and saved predictions as DATA mean classification."""
     protocol: str | None = None
-    """Classification: centre-crop (where nothing is said), ten-crop, dense, multi-crop, together, with options: dense:scales=224/256/288,pool=probability."""
+    """Classification: centre-crop (where nothing is said), ten-crop, dense, multi-crop or together, with options such as dense:scales=224/256/288,pool=probability."""
+    fuse: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NETWORKS")] = ()
+    """Classification: more networks of the same classes; the mean of all posteriors is judged. Several files of saved predictions as DATA are fused in the same way."""
+    predictions: Annotated[str | None, tyro.conf.arg(metavar="FILE.parquet")] = None
+    """Classification: save what is said of each picture; the file is DATA of a later run."""
+    submission: Annotated[str | None, tyro.conf.arg(metavar="FILE.txt")] = None
+    """Classification: an ILSVRC submission: a line a picture, sorted by file name, five class numbers, best first; zeros for a rejected picture."""
+    synsets: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
+    """The devkit's number of each class for --submission, a WordNet id and a number a line (its map_clsloc.txt). Without it, a class's number is its place among the network's classes, from 1."""
+    unlabelled: bool = False
+    """DATA are pictures without labels: only --predictions and --submission are written."""
     split: Literal["all", "train", "tuning"] = "all"
     """tuning: one in five by file name, where thresholds are chosen; train: the rest."""
     method: str = "auto"
@@ -53,16 +70,29 @@ class Options:
     tune: str | None = None
     """Packed FILE.safetensors: write this run's best threshold, method, views and size on its card. Only with --split tuning."""
     out: str | None = None
-    """Folder for evaluation.json and curve.csv."""
+    """Folder for evaluation.json and curve.csv; of a classification, evaluation.json, classification.html, classes.csv and confusion.csv."""
     json: bool = False
     """Print the figures as JSON."""
 
 
 def run(options: Options, command: Sequence[str]) -> int:
-    task = "classification" if options.task == "summary" and options.protocol else options.task
+    means = (
+        options.protocol or options.fuse or options.predictions or options.submission or options.unlabelled
+    )
+    task = options.task
+    if task == "summary" and (means or _are_predictions(options.data)):
+        task = "classification"
     return {"summary": _summary, "classification": _classification, "localization": _localization}[task](
         options, command
     )
+
+
+def _are_predictions(data: Sequence[str]) -> bool:
+    if not any(given.lower().endswith(".parquet") for given in data):
+        return False
+    from camlucida.evaluate import predictions
+
+    return any(predictions.is_file(given) for given in data)
 
 
 def _classification(options: Options, command: Sequence[str]) -> int:
@@ -81,6 +111,8 @@ def _localization(options: Options, command: Sequence[str]) -> int:
 
 def examples(options: Options, labels: Sequence[Any]) -> Any:
     """The data set that the options name, under these labels. Raises UsageError."""
+    import sys
+
     from camlucida.errors import UsageError
     from camlucida.images import datasets
 
@@ -89,6 +121,8 @@ def examples(options: Options, labels: Sequence[Any]) -> Any:
         if options.limit < 1:
             raise UsageError("--limit", got=options.limit, allowed="≥ 1")
         data = replace(data, examples=data.examples[:: len(data) // options.limit][: options.limit])
+    for note in data.notes:
+        print(note, file=sys.stderr)
     return data
 
 

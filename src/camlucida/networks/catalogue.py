@@ -20,11 +20,29 @@ from torch import Tensor, nn
 from camlucida.errors import NetworkError, UsageError, nearest
 from camlucida.images.views import Preprocessing
 from camlucida.networks import adapt, cards
+from camlucida.networks.blocks import scaled
 from camlucida.networks.cards import Card
 from camlucida.networks.network import AUTOCAST, PRECISIONS, WHOLE, Network
 
 ARCHITECTURES: dict[str, str] = {
     "lucida": "camlucida.networks.lucida:Lucida",
+    "alexnet": "camlucida.networks.alexnet:AlexNet",
+    "alexnet-gap": "camlucida.networks.alexnet:AlexNetGAP",
+    "alexnet-star-gap": "camlucida.networks.alexnet:AlexNetStarGAP",
+    "zfnet": "camlucida.networks.zfnet:ZFNet",
+    "zfnet-b": "camlucida.networks.zfnet:ZFNetB",
+    "nin": "camlucida.networks.nin:NIN",
+    "vgg-a": "camlucida.networks.vgg:a",
+    "vgg-a-lrn": "camlucida.networks.vgg:a_lrn",
+    "vgg-b": "camlucida.networks.vgg:b",
+    "vgg-c": "camlucida.networks.vgg:c",
+    "vgg-d": "camlucida.networks.vgg:d",
+    "vgg-e": "camlucida.networks.vgg:e",
+    "vgg-shallow-b": "camlucida.networks.vgg:shallow_b",
+    "vgg-d-gap": "camlucida.networks.vgg:d_gap",
+    "googlenet": "camlucida.networks.googlenet:GoogLeNet",
+    "googlenet-gap": "camlucida.networks.googlenet:GoogLeNetGAP",
+    "googlenet-gmp": "camlucida.networks.googlenet:googlenet_gmp",
 }
 PUBLISHED: dict[str, str] = {
     "lucida-tiny200-v1": "lucida-tiny200-v1.safetensors",
@@ -90,6 +108,7 @@ def load(
     head: str | None = None,
     cut: str | None = None,
     width: float = 1.0,
+    arguments: Mapping[str, Any] | None = None,
     device: str = "cpu",
     precision: str = "32-true",
     download: bool = False,
@@ -99,12 +118,13 @@ def load(
 
     `weights`: `default` (the published ones, from the package, the cache, or the network if `download`), None
     (random), or a file with a state dict: `num_classes` is then by default what the file has, and a packed file brings
-    its card along. `head="gap" | "gmp"` puts the CAM paper's head on any trunk, cut at layer `cut`, filled too if the
-    weights have it; `width` scales channels. Raises NetworkError.
+    its card along. `head`: `gap`, `gmp` (the CAM paper's), `regression`, `fc` or `dense` on any trunk, cut at layer
+    `cut`, filled too if the weights have it (`networks.heads.put`); `width` scales channels; `arguments`: what else
+    the architecture takes, such as `{"size": 64}`. Raises NetworkError.
     """
     return assemble(
-        name, lambda shape: shape, weights=weights, num_classes=num_classes, head=head, cut=cut, width=width, device=device,
-        precision=precision, download=download,
+        name, lambda shape: shape, weights=weights, num_classes=num_classes, head=head, cut=cut, width=width,
+        arguments=arguments, device=device, precision=precision, download=download,
     )  # fmt: skip
 
 
@@ -117,6 +137,7 @@ def assemble(
     head: str | None,
     cut: str | None,
     width: float = 1.0,
+    arguments: Mapping[str, Any] | None = None,
     device: str,
     precision: str,
     download: bool,
@@ -127,7 +148,7 @@ def assemble(
     name = ALIASES.get(name, name)
     file = weights if weights not in ("default", None) else None
     state = cards.read_state_dict(file) if file is not None else None
-    arguments: dict[str, Any] = {}
+    arguments = dict(arguments or {})
     if num_classes is not None:
         arguments["num_classes"] = num_classes
     if width != 1.0:
@@ -163,7 +184,10 @@ def assemble(
         from camlucida.networks import heads
 
         try:
-            module, card = heads.put(module, card, head or "gap", cut=cut, num_classes=num_classes)
+            units = scaled(1024, width)
+            module, card = heads.put(
+                module, card, head or "gap", cut=cut, num_classes=num_classes, units=units
+            )
         except RuntimeError as error:  # from the module itself, on pixels of the card's size
             raise NetworkError(
                 f"{name} fails on a blank picture of its card's size, {shape.crop or shape.size}",
@@ -223,7 +247,10 @@ def _anew(
             raise NetworkError(
                 f"{name} has no published weights", do="give weights=None for random ones, or a file"
             )
-        return build(name, arguments), Card(name=name, architecture=name, arguments=arguments)
+        module = build(name, arguments)
+        shape = getattr(module, "preprocessing", None)
+        shape = shape if isinstance(shape, Preprocessing) else Preprocessing()
+        return module, Card(name, name, arguments, shape)
     raise NetworkError(
         f"network {name!r} is not known",
         do=f"weights need their architecture: --arch NAME --weights {name} (cl.load(NAME, weights={name!r}))"

@@ -1,11 +1,13 @@
-"""Heads that make class maps possible: global average or max pooling and one linear layer, on any trunk
-(CAM paper, section 1.1 of the specification)."""
+"""Heads on any trunk: global average or max pooling and one linear layer, which makes class maps possible (CAM paper,
+section 1.1 of the specification), regression, the papers' fully connected layers, and their dense form."""
 
 from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import replace
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -13,17 +15,18 @@ from torch import Tensor, nn
 
 from camlucida import taps
 from camlucida.errors import LayerError, NetworkError, UnsupportedError, nearest
+from camlucida.networks import structure
 from camlucida.networks.cards import Card
 from camlucida.networks.network import Network, logits_of
-from camlucida.taps import Point
+from camlucida.taps import Operation, Point
 
-HEADS = ("gap", "gmp")
+HEADS = ("gap", "gmp", "regression", "fc", "dense")
 
 
 class PooledLinear(nn.Module):
     """Features `(N, channels, h, w)` → [3 × 3 convolution of `units`, ReLU] → global pooling → dropout → linear → logits.
 
-    `units=None` leaves the convolution out. Convolution weights N(0, 0.01²), biases 0; linear weights Xavier.
+    `units=None` leaves the convolution out. Convolution weights N(0, 0.01²), biases `conv_bias`; linear weights Xavier.
     """
 
     def __init__(
@@ -36,13 +39,14 @@ class PooledLinear(nn.Module):
         groups: int = 1,
         dropout: float = 0.0,
         bias: bool = True,
+        conv_bias: float = 0.0,
     ) -> None:
         super().__init__()
         self.conv: nn.Module = nn.Identity()
         if units is not None:
             conv = nn.Conv2d(channels, units, kernel, 1, kernel // 2, groups=groups)
             nn.init.normal_(conv.weight, 0, 0.01)
-            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+            nn.init.constant_(conv.bias, conv_bias)  # type: ignore[arg-type]
             self.conv = nn.Sequential(conv, nn.ReLU())
         self.pool: nn.Module = nn.AdaptiveAvgPool2d(1) if pool == "avg" else nn.AdaptiveMaxPool2d(1)
         self.dropout = nn.Dropout(dropout)
@@ -53,6 +57,43 @@ class PooledLinear(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         return self.classify(self.dropout(torch.flatten(self.pool(self.conv(features)), 1)))
+
+
+class FullyConnected(nn.Sequential):
+    """Features `(N, channels, h, w)`, flattened → linear → ReLU → dropout → … → logits `(N, num_classes)`."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return super().forward(torch.flatten(features, 1))
+
+
+def fully_connected(
+    inputs: int, units: Mapping[int, int], num_classes: int, dropout: float = 0.5
+) -> FullyConnected:
+    """The papers' head: hidden layers fc6, fc7 … with their `units`, each with ReLU and dropout, and the classes. He's
+    initial weights, N(0, 0.01²) for the classes, biases 0."""
+    parts: OrderedDict[str, nn.Module] = OrderedDict()
+    for number, outputs in units.items():
+        parts[f"fc{number}"] = nn.Linear(inputs, outputs)
+        nn.init.kaiming_normal_(parts[f"fc{number}"].weight, nonlinearity="relu")  # type: ignore[arg-type]
+        parts[f"relu{number}"], parts[f"dropout{number}"] = nn.ReLU(), nn.Dropout(dropout)
+        inputs = outputs
+    parts["fc8"] = nn.Linear(inputs, num_classes)
+    nn.init.normal_(parts["fc8"].weight, 0, 0.01)  # type: ignore[arg-type]
+    for part in parts.values():
+        if isinstance(part, nn.Linear):
+            nn.init.zeros_(part.bias)
+    return FullyConnected(parts)
+
+
+class GlobalPool(nn.Module):
+    """Maps `(N, C, h, w)` → their means `(N, C)`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool = nn.AdaptiveAvgPool2d(1)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return torch.flatten(self.pool(maps), 1)
 
 
 class CutTrunk(nn.Module):
@@ -78,33 +119,50 @@ def put(
     dropout: float = 0.0,
     bias: bool = True,
 ) -> tuple[nn.Module, Card]:
-    """The module with a `gap` or `gmp` head instead of its own, and its card.
+    """The module with another head instead of its own, and its card. The trunk keeps its weights; what is new is random.
 
-    A trunk that already ends in pooling → linear keeps it (`gap`) or changes its pooling (`gmp`) without the added
-    convolution, unless `cut` names a layer. Elsewhere the trunk ends at `cut`, by default its last spatial layer before
-    any pooling, and gets the paper's convolution of `units`. The trunk keeps its weights; what is new is random.
+    `gap`, `gmp`: a trunk that already ends in such pooling keeps it or changes it, without the added convolution, unless
+    `cut` names a layer. Elsewhere the trunk ends at `cut`, by default its last spatial layer before any pooling, and
+    gets the paper's convolution of `units`. `regression`: as `gap`, `num_classes` numbers (by default one) that are no
+    probabilities. `fc`: 2 × 2 max pooling of maps above 7 × 7, two hidden layers of 4 · `units`, classes; for the
+    card's size alone; a trunk that ends so keeps it. `dense`: see `dense`; logits are the mean of its score maps.
     """
     if head not in HEADS:
         raise NetworkError(f"head {head!r}", do=nearest(head, HEADS))
-    network = Network(module, card)
-    shape = card.preprocessing
-    side = shape.crop or shape.size
-    blank = torch.zeros(1, len(shape.channels), side, side)
-    with taps.borrowed(module):
-        classes = num_classes or logits_of(network.forward(blank)).shape[1]
-    found = network.structure(blank)
-    own = found.head
-    pooled = own is not None and own.norm is None and own.weight is not None
-    same_classes = own is not None and own.weight is not None and classes == len(own.weight)
-    if own is not None and pooled and same_classes and cut is None and head == "gap" and own.pool == "avg":
-        return module, card
     recorded: dict[str, Any] = {
         "head": head, "cut": cut, "num_classes": num_classes, "units": units, "groups": groups, "dropout": dropout, "bias": bias,
     }  # fmt: skip
-    card = replace(
+    shape = card.preprocessing
+    side = shape.crop or shape.size
+    headed = replace(
         card, name=f"{card.name}-{head}", arguments={**card.arguments, "head": recorded}, sha256="", measured={},
-        labels=card.labels if len(card.labels) == classes else (),
+        activation="none" if head == "regression" else card.activation,
     )  # fmt: skip
+    if head == "dense":
+        if cut is not None:
+            raise NetworkError(f"a dense head at {cut}", do="it is the network's own head: leave cut out")
+        scores = dense(module, size=side)
+        top: nn.Module = nn.Sequential(OrderedDict(scores=scores.head, mean=GlobalPool()))
+        known = any(isinstance(m, nn.Conv2d) and max(m.kernel_size) > 1 for m in scores.head)
+        shape = replace(shape, any_size=True, minimum=side if known else shape.minimum)
+        return CutTrunk(scores.trunk, top), replace(headed, preprocessing=shape)
+    network = Network(module, card)
+    blank = torch.zeros(1, len(shape.channels), side, side)
+    with taps.borrowed(module):
+        had = logits_of(network.forward(blank)).shape[1]
+    classes = num_classes or (1 if head == "regression" else had)
+    if len(card.labels) != classes:
+        headed = replace(headed, labels=())
+    found = network.structure(blank)
+    own = found.head if found.head is not None and found.head.norm is None else None
+    pooled = own is not None and own.weight is not None
+    if cut is None and classes == had and own is not None and own.pool == "avg":
+        if head == "gap":
+            return module, card
+        if head == "regression" and pooled:
+            return module, replace(headed, arguments=card.arguments)
+    if cut is None and classes == had and head == "fc" and _is_flat(module, side):
+        return module, card
     layer = network.find_layer(cut, blank)
     if math.prod(layer.size) < 2:
         raise LayerError(
@@ -116,17 +174,31 @@ def put(
             do="use cl.GradCAM(), or a transformer with average pooling, whose own head CAM reads",
         )  # fmt: skip
     trunk = _until(module, layer.point, cut or layer.name)
-    added = None if pooled and cut is None else units
-    top = PooledLinear(
-        layer.channels,
-        classes,
-        "avg" if head == "gap" else "max",
-        added,
-        groups=groups,
-        dropout=dropout,
-        bias=bias,
-    )
-    return CutTrunk(trunk, top.to(next(module.parameters()).device)), card
+    if head == "fc":
+        shrink = 2 if max(layer.size) > 7 else 1
+        inputs = layer.channels * math.prod(cells // shrink for cells in layer.size)
+        hidden = fully_connected(inputs, {6: 4 * units, 7: 4 * units}, classes, dropout or 0.5)
+        top = nn.Sequential(OrderedDict(pool=nn.MaxPool2d(shrink), classify=hidden))
+    else:
+        added = None if pooled and cut is None else units
+        kind: Literal["avg", "max"] = "max" if head == "gmp" else "avg"
+        top = PooledLinear(layer.channels, classes, kind, added, groups=groups, dropout=dropout, bias=bias)
+    any_size = head != "fc" and (shape.any_size or _is_convolutional(trunk))
+    headed = replace(headed, preprocessing=replace(shape, any_size=any_size))
+    return CutTrunk(trunk, top.to(next(module.parameters()).device)), headed
+
+
+def _is_flat(module: nn.Module, side: int) -> bool:
+    try:
+        return _own_head(module, side).kind == "flat"
+    except UnsupportedError:
+        return False
+
+
+def _is_convolutional(trunk: nn.Module) -> bool:
+    """Whether all weights are convolutions' and norms' that take maps of every size."""
+    kinds = (nn.Conv2d, nn.BatchNorm2d, nn.GroupNorm)
+    return all(isinstance(m, kinds) for m in trunk.modules() if [*m.parameters(recurse=False)])
 
 
 def _until(module: nn.Module, point: Point, asked: str) -> nn.Module:
@@ -134,6 +206,7 @@ def _until(module: nn.Module, point: Point, asked: str) -> nn.Module:
     from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
     training = module.training
+    modes = [(m, m.training) for m in module.modules()]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that training adds nodes (auxiliary heads) is known and wanted
@@ -155,7 +228,8 @@ def _until(module: nn.Module, point: Point, asked: str) -> nn.Module:
             do="build the trunk yourself and use cl.wrap",
         ) from error
     finally:
-        module.train(training)
+        for m, mode in modes:
+            m.training = mode
 
 
 def _step_back(trunk: Any) -> None:
@@ -166,3 +240,120 @@ def _step_back(trunk: Any) -> None:
         end.args = ({"features": last.args[0]},)
         graph.eliminate_dead_code()
     trunk.recompile()
+
+
+Linear = tuple[Tensor, Tensor | None]
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU, "relu_": nn.ReLU, "hardswish": nn.Hardswish, "silu": nn.SiLU, "tanh": nn.Tanh,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class OwnHead:
+    """How a module makes logits of its last map, `size` cells at `point`: `flat` (the map as one vector) or pooled (`avg`,
+    `max`), then `layers`: linear weights and bias, and activations."""
+
+    kind: str
+    point: Point
+    size: tuple[int, ...]
+    layers: list[Linear | nn.Module]
+
+
+def dense(module: nn.Module, *, size: int | None = None) -> CutTrunk:
+    """The module as a convolution over any picture of at least the training `size`: score maps `(N, C, h, w)`, whose
+    spatial mean on pictures of that size is the logits (VGG paper, section 16 of the specification).
+
+    A head of pool → linear becomes a 1 × 1 convolution of the last map; fully connected layers become convolutions, the
+    first with a kernel of the whole map; maximum pooling slides a window of that size. The weights are shared with the
+    module; dropout is left out. `size`: by default the module's own, else 224. Raises UnsupportedError for other heads.
+    """
+    own = _own_head(module, size or getattr(getattr(module, "preprocessing", None), "crop", None) or 224)
+    parts: list[nn.Module] = [nn.MaxPool2d(own.size, 1)] if own.kind == "max" else []
+    kernel = own.size if own.kind == "flat" else (1, 1)
+    for layer in own.layers:
+        if isinstance(layer, nn.Module):
+            parts.append(layer)
+            continue
+        weight, bias = layer
+        with torch.device("meta"):  # a place for the weights that are there
+            conv = nn.Conv2d(weight.shape[1] // math.prod(kernel), len(weight), kernel, bias=bias is not None)
+        conv.weight = nn.Parameter(weight.detach().view(len(weight), -1, *kernel), weight.requires_grad)
+        if bias is not None:
+            conv.bias = nn.Parameter(bias.detach(), bias.requires_grad)
+        parts.append(conv)
+        kernel = (1, 1)
+    scores = CutTrunk(_until(module, own.point, own.point.name), nn.Sequential(*parts))
+    scores.training = module.training
+    return scores
+
+
+def _own_head(module: nn.Module, side: int) -> OwnHead:
+    """The head of a module, read from a run on a blank picture of `side`. Raises UnsupportedError."""
+    channels = next((m.in_channels for m in module.modules() if isinstance(m, nn.Conv2d)), 3)
+    network, blank = Network(module), torch.zeros(1, channels, side, side)
+    try:
+        found = network.structure(blank)
+        head, layer = found.head, found.features
+        if head is not None and layer is not None and head.norm is None and head.channel_axis == 1:
+            pooled: list[Linear | nn.Module] = [] if head.weight is None else [(head.weight, head.bias)]
+            return OwnHead(head.pool, layer.point, layer.size, pooled)
+        with taps.borrowed(module):
+            trace = taps.trace(module, network.forward, blank)
+    except RuntimeError as error:  # from the module itself
+        raise UnsupportedError(
+            f"{type(module).__name__} fails on a picture of {side} × {side}", got=str(error).splitlines()[0],
+            do="give the size it was trained with",
+        ) from error  # fmt: skip
+    return _flat_head(module, trace, side)
+
+
+def _flat_head(module: nn.Module, trace: taps.Trace, side: int) -> OwnHead:
+    """The fully connected layers of a recorded run, from the logits back to the map that was flattened."""
+    producers = {operation.output: operation for operation in trace.operations}
+    value = next((v for v in reversed(producers) if v[0] == id(logits_of(trace.output))), None)
+    layers: list[Linear | nn.Module] = []
+    user: Operation | None = None  # what flattened the map
+    while value is not None and value in producers:
+        operation = producers[value]
+        name, given = operation.name, tuple(getattr(operation.args[0], "shape", ()))
+        if user is not None:
+            if not name.startswith("adaptive"):
+                break
+            if given != operation.shape:
+                one = math.prod(operation.shape[2:]) == 1
+                raise UnsupportedError(
+                    f"a dense form of {type(module).__name__} at {side} × {side}",
+                    got="several layers after the pooling" if one
+                    else f"a map of {_sides(given)}, stretched to {_sides(operation.shape)}",
+                    allowed="pooling → linear, or a flattened map → linear layers",
+                    do=None if one else "give the size at which nothing is stretched: size=…",
+                )  # fmt: skip
+            user = operation
+        elif name == "linear" and len(given) == 2:
+            layers.append((operation.args[1], structure._argument(operation, 2, "bias")))
+        elif name in ACTIVATIONS and len(given) == 2:
+            layers.append(ACTIVATIONS[name]())
+        elif name in structure.RESHAPING and len(given) == 4 and len(operation.shape) == 2 and layers:
+            user = operation
+        else:
+            value = None
+            break
+        value = operation.inputs[0]
+    first = next((layer for layer in reversed(layers) if not isinstance(layer, nn.Module)), None)
+    shape = tuple(user.args[0].shape) if user is not None else ()
+    if value is None or user is None or first is None or first[0].shape[1] != math.prod(shape[1:]):
+        raise UnsupportedError(
+            f"a dense form of {type(module).__name__}", got=f"a head that ends in {_ending(trace)}",
+            allowed="pooling → linear, or a flattened map → linear layers",
+        )  # fmt: skip
+    named = [point for point, (made, _) in trace.modules.items() if made == value]
+    point = min(named, key=lambda p: len(p.name), default=Point(user.name, user.call, "function"))
+    return OwnHead("flat", point, shape[2:], layers[::-1])
+
+
+def _ending(trace: taps.Trace) -> str:
+    return " → ".join(operation.name for operation in trace.operations[-3:])
+
+
+def _sides(shape: tuple[int, ...]) -> str:
+    return " × ".join(map(str, shape[2:]))
