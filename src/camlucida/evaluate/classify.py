@@ -314,7 +314,11 @@ def _pixels(one: _Read, view: View) -> Tensor:
 
 def _scorer(net: Network, dense: bool) -> Callable[[Tensor, Pool | None], Tensor]:
     """Pixels uint8 `(N, C, H, W)` → posteriors `(N, classes)`."""
-    convolution = replace(net, module=heads.dense(net.module, size=crop_side(net.card.preprocessing)), _structures={}) if dense else net
+    convolution = (
+        replace(net, module=heads.dense(net.module, size=crop_side(net.card.preprocessing)), _structures={})
+        if dense
+        else net
+    )
 
     def score(pixels: Tensor, pool: Pool | None) -> Tensor:
         given = net.card.preprocessing.normalise(pixels.to(net.device))

@@ -85,6 +85,7 @@ class Tally:
         self.protocol, self.seed = protocol, seed
         self.cases: list[Case] = []
         self.rejected: list[tuple[str, str]] = []
+        self.notes: tuple[str, ...] = ()
         self.contenders: dict[str, Contender] = {}
         self.gaussian = CentreGaussian(protocol)
 
@@ -256,7 +257,7 @@ def report(tally: Tally, origin: str, oracle: bool = False) -> dict[str, Any]:
         "iou": tally.protocol.iou, "convention": tally.protocol.convention,
         "cases": len(tally.cases), "counted": int(tally.counted.sum()),
         "blacklisted": sum(case.blacklisted for case in tally.cases), "rejected": len(tally.rejected),
-        "threshold": {"value": chosen, "origin": origin, "oracle": oracle},
+        "notes": list(tally.notes), "threshold": {"value": chosen, "origin": origin, "oracle": oracle},
     }  # fmt: skip
     if not tally.counted.any():
         return found
