@@ -26,7 +26,7 @@ from camlucida.evaluate.tally import GAUSSIAN, NETWORK, RANDOM, Case, Tally
 from camlucida.images.datasets import DataSet, Example
 from camlucida.images.read import MAX_PIXELS, read_picture
 from camlucida.pipeline import Looked, Plan, Rejected, look
-from camlucida.values import Size
+from camlucida.values import Box, Size
 
 
 def judge(
@@ -63,8 +63,11 @@ def judge(
             objects, scored, made = score(chosen, some[i], looked)
             if maps_to is not None:
                 write_map(maps_to, some[i].source.relative, squashed(looked.raw[0]))
-            middle = tally.gaussian.score(objects, looked.picture) if scored is not None else None
-            return objects, {NETWORK: (scored, made), GAUSSIAN: (middle, made)}
+            if scored is None:
+                return objects, {NETWORK: (None, made), GAUSSIAN: (None, made)}
+            middle = tally.gaussian.score(objects, looked.picture)
+            there = replace(made, made=tuple((c, Box(*middle.box)) for c, _ in made.made))
+            return objects, {NETWORK: (scored, made), GAUSSIAN: (middle, there)}
 
         def second(i: int, looked: Looked, some: Sequence[Example] = some) -> Any:
             return score(rival, some[i], looked)[1:] if rival is not None else None
@@ -81,6 +84,7 @@ def judge(
                 assert isinstance(bad, Rejected)
                 tally.rejected.append((bad.source.name, bad.reason))
                 continue
+            tally.method = seen.found[0].map_method
             objects, found = seen.judged
             if other is not None:
                 found[RANDOM] = other.judged

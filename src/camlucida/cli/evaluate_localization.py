@@ -52,7 +52,7 @@ def run(options: Options, command: Sequence[str]) -> int:
         )
     report = {
         "task": "localization", "command": list(command), "data": list(options.data), "split": options.split, "seed": options.seed,
-        **_who(plan, rule, options), **tallies.report(tally, origin, options.oracle_threshold),
+        **_who(plan, rule, options, tally.method), **tallies.report(tally, origin, options.oracle_threshold),
     }  # fmt: skip
     for path, why in tally.rejected[:20]:
         print(f"rejected {path}: {why}", file=sys.stderr)
@@ -170,7 +170,7 @@ def _judged(options: Options, plan: Plan | None, data: DataSet, rule: Rule, alon
     return tally
 
 
-def _who(plan: Plan | None, rule: Rule, options: Options) -> dict[str, Any]:
+def _who(plan: Plan | None, rule: Rule, options: Options, method: str) -> dict[str, Any]:
     from camlucida import specs
     from camlucida.boxes import RULES
 
@@ -179,7 +179,7 @@ def _who(plan: Plan | None, rule: Rule, options: Options) -> dict[str, Any]:
         return {"maps": options.maps, "network": None, "method": "maps of another tool", **named}
     card = plan.network.card
     return {
-        "network": card.name, "sha256": card.sha256, "size": card.preprocessing.size, "method": plan.method_name,
+        "network": card.name, "sha256": card.sha256, "size": card.preprocessing.size, "method": method or plan.method_name,
         "views": str(plan.views), **named,
     }  # fmt: skip
 
@@ -210,12 +210,14 @@ def _table(heading: str, rows: list[dict[str, Any]]) -> Any:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, title=heading, title_justify="left", title_style="italic")
-    table.add_column("percent")
+    table.add_column("percent", no_wrap=True)
     for name in rows[0]["cells"]:
         table.add_column(name, justify="right")
         if name == next(iter(rows[0]["cells"])):
-            table.add_column("95 % interval", justify="right")
+            table.add_column("95 % interval", justify="right", no_wrap=True)
     for row in rows:
         first, *others = row["cells"].values()
-        table.add_row(row["name"], first["percent"], first["interval"], *(o["percent"] for o in others))
+        table.add_row(
+            row["name"], first["percent"], first["interval"].split(" at ")[0], *(o["percent"] for o in others)
+        )
     return table

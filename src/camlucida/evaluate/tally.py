@@ -32,16 +32,16 @@ from camlucida.values import Box, Size
 NETWORK, RANDOM, GAUSSIAN = "network", "randomised head", "centre Gaussian"
 WHOLE, CENTRED = "whole picture", "best centred box"
 FIGURES = {
-    "gt_known": "ground-truth-known accuracy",
-    "top1_localization": "Top-1 localization",
-    "top5_localization": "Top-5 localization",
+    "gt_known": "GT-known",
+    "top1_localization": "Top-1 Loc",
+    "top5_localization": "Top-5 Loc",
     "error_at_1": "ILSVRC error@1",
     "corloc": "CorLoc",
     "pointing_game": "pointing game",
-    "energy": "energy inside the boxes",
+    "energy": "energy inside",
     "pxap": "PxAP",
 }
-"""What each figure is called; error@k for other k follows error@1."""
+"""What each figure is called (GT-known: of the true class's own box); error@k for other k follows error@1."""
 ORACLES = {"max_box_accuracy": "MaxBoxAcc", "max_box_accuracy_v2": "MaxBoxAccV2"}
 """Figures whose threshold is the best one on the very pictures, by definition."""
 
@@ -86,6 +86,7 @@ class Tally:
         self.cases: list[Case] = []
         self.rejected: list[tuple[str, str]] = []
         self.notes: tuple[str, ...] = ()
+        self.method = ""  # that made the maps, where it was left open
         self.contenders: dict[str, Contender] = {}
         self.gaussian = CentreGaussian(protocol)
 

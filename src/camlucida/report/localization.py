@@ -59,6 +59,7 @@ def tables(report: dict[str, Any]) -> list[tuple[str, list[dict[str, Any]]]]:
     best = report["oracle_figures"]
     own = "at a threshold " + report["threshold"]["origin"] if report["threshold"]["oracle"] else ""
     names = [name for name in (WHOLE, CENTRED, GAUSSIAN, RANDOM) if name in report["baselines"]]
+    who = "this network" if report["network"] else "these maps"
     found = []
     for heading, mine, others in (
         (f"Figures {own}".strip(), report["figures"], report["baselines"]),
@@ -66,9 +67,9 @@ def tables(report: dict[str, Any]) -> list[tuple[str, list[dict[str, Any]]]]:
     ):
         rows = [
             {
-                "name": title(key) + (" (lower is better)" if key.startswith("error") else ""),
+                "name": title(key),
                 "key": key,
-                "cells": {"this": _cell(figure)} | {n: _cell(others.get(n, {}).get(key)) for n in names},
+                "cells": {who: _cell(figure)} | {n: _cell(others.get(n, {}).get(key)) for n in names},
             }
             for key, figure in mine.items()
         ]
@@ -127,7 +128,7 @@ def _curve_rows(report: dict[str, Any], tally: Tally) -> Iterator[tuple[Any, ...
         for iou, values in by_iou.items():
             best = int(np.argmax(values))
             for i, (threshold, percent) in enumerate(zip(LEVELS, values, strict=True)):
-                oracle = "the best one on these very pictures, by definition"
+                oracle = "best on these very pictures"
                 yield key, NETWORK, iou, f"{threshold:g}", percent, "", "", int(i == best), oracle
 
 
@@ -168,7 +169,7 @@ def curve_svg(curve: dict[str, Any]) -> str:
         return TOP + plot_height * (1 - percent / top)
 
     parts: list[str] = []
-    for level in np.linspace(0, top, 6 if top > 50 else int(top / 10) + 1):
+    for level in np.arange(0, top + 1, 20 if top > 50 else 10):
         parts.append(
             f'<line x1="{LEFT}" y1="{y(level):.1f}" x2="{WIDTH - 12}" y2="{y(level):.1f}" stroke="currentColor" stroke-opacity=".15"/>'
             f'<text x="{LEFT - 6}" y="{y(level) + 4:.1f}" text-anchor="end">{level:g}</text>'
@@ -229,7 +230,7 @@ def _stroke(name: str) -> str:
 
 def _legend(name: str) -> str:
     return {
-        NETWORK: "this, solid, with its 95 % interval as a band",
+        NETWORK: "what is judged, solid, with its 95 % interval as a band",
         GAUSSIAN: "centre Gaussian, dashed",
         RANDOM: "the same network with a randomised head, dotted",
         WHOLE: "the whole picture as box, dashes and dots",
