@@ -60,7 +60,8 @@ def run(options: Options, command: Sequence[str]) -> int:
     if options.out:
         from camlucida.report import localization
 
-        shown = localization.pictures(plan, data, options.figures, options.maps, rule)
+        bad = {path for path, _ in tally.rejected}
+        shown = localization.pictures(plan, data, options.figures, options.maps, rule, bad)
         localization.save(report, tally, shown, Path(options.out))
         page = str((Path(options.out) / localization.PAGE).resolve())
         print(page, file=sys.stderr if options.json else sys.stdout)
@@ -130,9 +131,13 @@ def _origin(options: Options, rule: Rule, net: Network | None) -> str:
 def _blacklisted(options: Options, data: DataSet) -> DataSet:
     if not options.blacklist:
         return data
+    from camlucida.errors import InputError, UsageError
     from camlucida.evaluate import ilsvrc
 
-    entries = ilsvrc.read_blacklist(options.blacklist)
+    try:
+        entries = ilsvrc.read_blacklist(options.blacklist)
+    except InputError as error:  # it is no picture that could be left out
+        raise UsageError(f"--{error}") from error
     marked = (
         replace(e, blacklisted=e.blacklisted or ilsvrc.on_blacklist(e.source.relative, entries))
         for e in data.examples

@@ -225,7 +225,10 @@ def laid_over(raw: NDArray[Any], size: Size, limit: int) -> NDArray[np.float32]:
 
 def nearest(mask: NDArray[Any], shape: Sequence[int]) -> NDArray[Any]:
     """A mask on another grid: the value at each sample's upper left corner, as OpenCV's nearest neighbour."""
-    rows, columns = (np.arange(n) * m // n for n, m in zip(shape, mask.shape, strict=True))
+    rows, columns = (
+        np.minimum(np.arange(n) * (1 / (n / m)), m - 1).astype(int)
+        for n, m in zip(shape, mask.shape, strict=True)
+    )
     return mask[rows][:, columns]
 
 

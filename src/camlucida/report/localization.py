@@ -9,7 +9,7 @@ import io
 import json
 import shlex
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import replace
 from html import escape
 from pathlib import Path
@@ -256,11 +256,16 @@ def _lines(text: str, width: int) -> list[str]:
 
 
 def pictures(
-    plan: Plan | None, data: DataSet, count: int, maps: str | Path | None = None, rule: Rule | None = None
+    plan: Plan | None,
+    data: DataSet,
+    count: int,
+    maps: str | Path | None = None,
+    rule: Rule | None = None,
+    rejected: Container[str] = (),
 ) -> list[dict[str, Any]]:
     """Sections of figures: `title`, `about`, `rows` of a title and panels (`data`, `alt`, `words`). The pictures are spread
-    evenly over those that have boxes, not picked; those that cannot be read are left out."""
-    boxed = [e for e in data.examples if e.boxes and not e.blacklisted]
+    evenly over those that have boxes and are not `rejected`; nobody picked them."""
+    boxed = [e for e in data.examples if e.boxes and not e.blacklisted and e.source.name not in rejected]
     chosen = boxed[:: max(1, len(boxed) // max(count, 1))][:count]
     if not chosen:
         return []
@@ -311,15 +316,15 @@ def _several_classes(plan: Plan, chosen: Sequence[Example]) -> dict[str, Any]:
 def _beside_saliency(plan: Plan, chosen: Sequence[Example]) -> dict[str, Any]:
     plain = replace(plan, method=Saliency(), views=Views(), top=1)
     ways = (
-        (plan.method_name, replace(plan, top=1)),
+        ("", replace(plan, top=1)),
         ("saliency, blurred, fraction of the maximum", replace(plain, method=Saliency(4), rule=FractionOfMax())),
         ("saliency, graph cut", replace(plain, rule=GraphCut())),
     )  # fmt: skip
     rows: dict[str, list[dict[str, str]]] = {}
     for name, way in ways:
-        called = "the network’s map" if name == "auto" else name
         for example, seen in _looked(way, chosen, known=True):
             found = seen.found[0]
+            called = name or found.map_method
             words = f"{called}: overlap {_best_overlap(found, seen):.2f}"
             panel = _panel(seen.picture, seen.maps[0], _boxes(found), seen.truth, words, found.status)
             true = plan.network.card.label(example.label).name.split(",")[0]
