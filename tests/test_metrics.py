@@ -11,7 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from camlucida.errors import UsageError
-from camlucida.metrics import box_iou, top_k, top_k_accuracy, wilson_interval
+from camlucida.metrics import (
+    bootstrap_interval,
+    bootstrap_means,
+    box_iou,
+    top_k,
+    top_k_accuracy,
+    wilson_interval,
+)
 
 
 @pytest.mark.parametrize(
@@ -110,3 +117,46 @@ def test_wilson_interval_stays_between_0_and_1(trials):
     assert 1 - 1e-15 < high <= 1
     assert low == pytest.approx(trials / (trials + 1.96**2))
     assert wilson_interval(0, 0) == (0, 1)
+
+
+def test_bootstrap_of_a_mean_has_its_standard_error():
+    values = np.random.default_rng(3).normal(5, 2, 400)
+    low, high = bootstrap_interval(values, repeats=4000)
+    error = values.std() / 20
+    assert (low, high) == pytest.approx(
+        (values.mean() - 1.96 * error, values.mean() + 1.96 * error), abs=0.02
+    )
+    narrow = bootstrap_interval(values, repeats=4000, level=0.5)
+    assert narrow[1] - narrow[0] == pytest.approx(2 * 0.674 * error, rel=0.05)
+    assert bootstrap_interval(values) == bootstrap_interval(values) != bootstrap_interval(values, seed=1)
+    assert bootstrap_interval(values, np.mean, repeats=4000) == pytest.approx((low, high), abs=0.02)
+
+
+def test_bootstrap_of_any_statistic_and_of_little():
+    values = np.arange(101.0)
+    low, high = bootstrap_interval(values, np.median)
+    assert 25 < low < 50 < high < 75
+    assert bootstrap_interval([3.0, 3.0]) == (3, 3)
+    assert bootstrap_interval([True]) == (1, 1)
+    assert np.isnan(bootstrap_interval([])).all()
+    assert np.isnan(bootstrap_means(np.zeros((0, 4)), repeats=3)).all()
+    with pytest.raises(UsageError, match="mean"):
+        bootstrap_interval([1.0], "median")
+    with pytest.raises(UsageError, match="level"):
+        bootstrap_interval([1.0], level=95)
+
+
+def test_columns_are_resampled_together():
+    values = np.random.default_rng(0).random((7, 2, 3))
+    means = bootstrap_means(values, repeats=50)
+    assert means.shape == (50, 2, 3)
+    np.testing.assert_allclose(bootstrap_means(values[:, 1, 2], repeats=50), means[:, 1, 2])
+    np.testing.assert_allclose(bootstrap_means(1 - values, repeats=50), 1 - means)
+
+
+def test_bootstrap_draws_do_not_depend_on_how_many_fit_at_once(monkeypatch):
+    values = np.random.default_rng(0).random(1001)
+    monkeypatch.setattr("camlucida.metrics.TOGETHER", 5000)
+    few = bootstrap_means(values, repeats=40)
+    monkeypatch.setattr("camlucida.metrics.TOGETHER", 2**22)
+    np.testing.assert_allclose(few, bootstrap_means(values, repeats=40), rtol=1e-12)

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from camlucida.errors import UsageError
 
 CONVENTIONS = ("half-open", "inclusive")
+TOGETHER = 2**22  # rows drawn at once by the bootstrap: 32 MB
 
 
 def box_iou(a: ArrayLike, b: ArrayLike, convention: str = "half-open") -> NDArray[np.float64]:
@@ -62,7 +63,7 @@ def bootstrap_means(values: ArrayLike, seed: int = 0, repeats: int = 1000) -> ND
     generator = np.random.default_rng(seed)
     flat = rows.reshape(count, -1)
     means = np.empty((repeats, flat.shape[1]))
-    together = max(1, 2**22 // count)  # repeats at once: 32 MB of drawn rows
+    together = max(1, TOGETHER // count)  # repeats at once
     for start in range(0, repeats, together):
         some = min(together, repeats - start)
         drawn = generator.integers(0, count, (some, count)) + count * np.arange(some)[:, None]

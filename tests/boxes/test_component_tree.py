@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 import torch
@@ -9,13 +12,26 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from camlucida.boxes import FractionOfMax, at_thresholds
-from camlucida.boxes.component_tree import sweep
+from camlucida.boxes import FractionOfMax, at_thresholds, component_tree
+from camlucida.boxes.component_tree import best_over_components, sweep
 from camlucida.errors import UsageError
 from camlucida.values import Grid, HeatMaps, Size, View
-from oracles.boxes import loop_over_thresholds
+from oracles.boxes import bounds, flood_fill, loop_over_thresholds
 
 SHAPES = [(1, 1), (1, 2), (2, 1), (2, 2), (1, 9), (8, 1), (2, 3), (3, 2), (3, 3), (4, 7), (6, 5), (9, 8)]
+
+
+@contextmanager
+def way(name):
+    """Boxes are made with NumPy alone, or by what numba compiles."""
+    if name == "compiled":
+        pytest.importorskip("numba", reason="needs the extra [wsol]")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(component_tree, "PATIENCE", 0 if name == "compiled" else 10**9)
+        yield
+
+
+both_ways = pytest.mark.parametrize("how", ["plain", "compiled"])
 
 
 def maps_of(shape):
@@ -26,27 +42,27 @@ def maps_of(shape):
     return (ties | loose).map(lambda cells: np.array(cells, np.float32).reshape(shape))
 
 
-@settings(max_examples=400, deadline=None)
+@both_ways
+@settings(max_examples=250, deadline=None)
 @given(
-    st.sampled_from(SHAPES).flatmap(maps_of),
-    st.lists(st.sampled_from([0, 0.2, 0.25, 0.3, 0.5, 0.75, 1.0]) | st.floats(0, 1), max_size=9),
-    st.sampled_from([4, 8]),
-    st.booleans(),
+    heat=st.sampled_from(SHAPES).flatmap(maps_of),
+    thresholds=st.lists(st.sampled_from([0, 0.2, 0.25, 0.3, 0.5, 0.75, 1.0]) | st.floats(0, 1), max_size=9),
+    connectivity=st.sampled_from([4, 8]),
+    normalise=st.booleans(),
 )
-@example(np.array([[1, 0], [0, 1]], np.float32), [0.0, 0.5], 4, False)
-@example(np.array([[1, 0], [0, 1]], np.float32), [0.0, 0.5], 8, False)
-@example(np.full((3, 3), np.nan, np.float32), [0.5], 8, False)
-def test_equals_the_loop(heat, thresholds, connectivity, normalise):
-    found = sweep(heat, Size(*heat.shape), thresholds, connectivity, normalise)
+@example(heat=np.array([[1, 0], [0, 1]], np.float32), thresholds=[0.0, 0.5], connectivity=4, normalise=False)
+@example(heat=np.array([[1, 0], [0, 1]], np.float32), thresholds=[0.0, 0.5], connectivity=8, normalise=False)
+@example(heat=np.full((3, 3), np.nan, np.float32), thresholds=[0.5], connectivity=8, normalise=False)
+def test_equals_the_loop(how, heat, thresholds, connectivity, normalise):
+    with way(how):
+        found = sweep(heat, Size(*heat.shape), thresholds, connectivity, normalise)
     expected = loop_over_thresholds(heat, thresholds, connectivity, normalise)
     assert found.shape == (len(thresholds), 4)
     assert found.dtype == np.float64
     assert found.tolist() == [list(map(float, box)) for box in expected]
 
 
-@pytest.mark.parametrize("connectivity", [4, 8])
-@pytest.mark.parametrize("kind", ["smooth", "noise", "waves", "ties", "spiral"])
-def test_equals_the_rule_on_larger_maps(kind, connectivity):
+def larger(kind):
     generator = np.random.default_rng(7)
     heat = generator.standard_normal((37, 52)).astype(np.float32)
     if kind == "smooth":
@@ -60,12 +76,71 @@ def test_equals_the_rule_on_larger_maps(kind, connectivity):
         heat[::2] = 1
         heat[1::4, -1] = heat[3::4, 0] = 1
         heat *= 1 + np.arange(heat.size).reshape(heat.shape) / heat.size
-    thresholds = generator.permutation(np.linspace(0, 1, 60))
+    return heat, generator.permutation(np.linspace(0, 1, 60))
+
+
+larger_maps = pytest.mark.parametrize("kind", ["smooth", "noise", "waves", "ties", "spiral"])
+
+
+@both_ways
+@pytest.mark.parametrize("connectivity", [4, 8])
+@larger_maps
+def test_equals_the_rule_on_larger_maps(kind, connectivity, how):
+    heat, thresholds = larger(kind)
     size = Size(74, 156)
     for normalise in (False, True):
-        found = sweep(heat, size, thresholds, connectivity, normalise)
+        with way(how):
+            found = sweep(heat, size, thresholds, connectivity, normalise)
         rules = [FractionOfMax(float(t), "largest", connectivity, normalise) for t in thresholds]
         assert found.tolist() == [list(rule.on_map(heat, size)[0].box.corners) for rule in rules]
+
+
+def score(boxes):
+    """Any number that tells boxes apart."""
+    return (boxes * [7, 31, 11, 9]).sum(1) % 71 / 7
+
+
+@both_ways
+@settings(max_examples=100, deadline=None)
+@given(
+    heat=st.sampled_from(SHAPES).flatmap(maps_of),
+    thresholds=st.lists(st.sampled_from([0, 0.25, 0.5, 1.0]) | st.floats(0, 1), max_size=6),
+    connectivity=st.sampled_from([4, 8]),
+)
+def test_the_best_of_all_components(how, heat, thresholds, connectivity):
+    with way(how):
+        found = best_over_components(heat, score, thresholds, connectivity)
+    height, width = heat.shape
+    usable = heat.min() != heat.max() and heat.max() > 0
+    for threshold, best in zip(thresholds, found, strict=True):
+        mask = (heat.astype(float) > threshold * float(heat.max())).tolist() if usable else [[False]]
+        boxes = [bounds(component) for component in flood_fill(mask, connectivity)] or [(0, 0, width, height)]
+        assert best == max(score(np.array(boxes)))
+
+
+@pytest.mark.parametrize("connectivity", [4, 8])
+@larger_maps
+def test_both_ways_find_the_same_components(kind, connectivity):
+    pytest.importorskip("numba", reason="needs the extra [wsol]")
+    from camlucida.boxes import union_find
+
+    heat, thresholds = larger(kind)
+    heat, cuts = heat.astype(np.float64), np.sort(thresholds) * float(heat.max())
+    below, level, _, _, boxes = component_tree._nodes(component_tree._levels(heat, cuts), connectivity)
+    plain = np.column_stack([below, level, boxes])
+    fast = np.column_stack(union_find.nodes(heat, cuts, connectivity))
+    assert len(plain) > 30
+    assert sorted(plain.tolist()) == sorted(fast.tolist())
+
+
+def test_numba_is_left_alone_until_it_pays(monkeypatch):
+    asked = []
+    monkeypatch.setattr(component_tree, "_numba", lambda: asked.append(1))
+    monkeypatch.setattr(component_tree, "_maps", itertools.count(1))
+    monkeypatch.setattr(component_tree, "PATIENCE", 3)
+    for _ in range(5):
+        assert sweep(np.eye(2), Size(2, 2), [0.5]).tolist() == [[0, 0, 2, 2]]
+    assert len(asked) == 2  # and without it all goes on as before
 
 
 def test_many_peaks_at_many_thresholds_are_what_few_at_a_time_give():

@@ -4,12 +4,16 @@ Every pixel climbs to a peak; where two climbs meet, the lower of the two touchi
 their peaks. Peaks and passes alone say which pixels hang together above any level (Kruskal's algorithm over a
 few peaks), so the nodes of the tree, the components at each level, follow without a loop over pixels or
 thresholds. Equal to thresholding again and again, ties included; skimage.morphology.max_tree takes three to
-ten times as long for the tree alone.
+ten times as long for the tree alone. Where numba is installed, `union_find` makes the same boxes in a third of
+the time.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
+from functools import cache
+from types import ModuleType
 from typing import Any, Literal
 
 import numpy as np
@@ -20,6 +24,11 @@ from camlucida.errors import UsageError
 from camlucida.values import HeatMaps, Size
 
 Integers = NDArray[np.int64]
+
+PATIENCE = 500
+"""Maps of a process before numba is used: importing it takes as long as some forty, compiling, once on a machine, as
+long as a thousand."""
+_maps = itertools.count(1)
 
 
 def at_thresholds(
@@ -54,7 +63,11 @@ def sweep(
         return boxes
     cuts = cut(usable, thresholds)
     order = np.argsort(cuts, kind="stable")
-    found = _largest_per_level(_levels(usable, cuts[order]), connectivity)
+    fast = _union_find()
+    if fast:
+        found = fast.largest(usable, cuts[order], connectivity)
+    else:
+        found = _largest_per_level(_levels(usable, cuts[order]), connectivity)
     boxes[order[: len(found)]] = to_source(found, usable.shape, size)
     return boxes
 
@@ -80,12 +93,32 @@ def best_over_components(
         return best
     cuts = cut(usable, thresholds)
     order = np.argsort(cuts, kind="stable")
-    levels = _levels(usable, cuts[order])
-    top = int(levels.max())
-    if top:
+    fast = _union_find()
+    if fast:
+        below, level, boxes = fast.nodes(usable, cuts[order], connectivity)
+    else:
+        levels = _levels(usable, cuts[order])
+        if not levels.any():
+            return best
         below, level, _, _, boxes = _nodes(levels, connectivity)
-        best[order[:top]] = _highest_over(below, level - 1, score(boxes), top)
+    if len(level):
+        top = int(level.max())
+        best[order[:top]] = _highest_over(below, level - 1, np.asarray(score(boxes), np.float64), top)
     return best
+
+
+def _union_find() -> ModuleType | None:
+    """The compiled way, once it pays; None before that or without numba."""
+    return _numba() if next(_maps) > PATIENCE else None
+
+
+@cache
+def _numba() -> ModuleType | None:
+    try:
+        from camlucida.boxes import union_find
+    except ImportError:
+        return None
+    return union_find
 
 
 def _levels(usable: NDArray[np.float64], cuts: NDArray[np.float64]) -> Integers:

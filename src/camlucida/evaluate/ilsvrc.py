@@ -30,7 +30,7 @@ class LocalizationError:
 
     def hits(self, k: int) -> NDArray[np.bool_]:
         """Whether one of the first k guesses is right, for each picture that counts."""
-        return self.right[self.counted, :k].any(axis=1)
+        return np.asarray(self.right[self.counted, :k].any(axis=1))
 
     def error(self, k: int) -> float:
         """Localization error@k in percent: share of pictures without a right guess among the first k; NaN for none."""
@@ -135,10 +135,17 @@ def localized(box_hits: ArrayLike, ranks: ArrayLike, seed: int = 0, repeats: int
     columns = np.stack([hits, hits & (places <= 1), hits & (places <= 5)], axis=1)
     if not len(columns):
         nothing = (float("nan"), float("nan"))
-        return Localized(*[float("nan")] * 3, nothing, nothing, nothing)
-    means = metrics.bootstrap_means(columns, seed, repeats)
-    gt_known, top1, top5 = (100 * columns.mean(0)).tolist()
-    return Localized(gt_known, top1, top5, *(metrics.middle(100 * means[:, i]) for i in range(3)))
+        return Localized(float("nan"), float("nan"), float("nan"), nothing, nothing, nothing)
+    means = 100 * metrics.bootstrap_means(columns, seed, repeats)
+    shares = 100 * columns.mean(0)
+    return Localized(
+        float(shares[0]),
+        float(shares[1]),
+        float(shares[2]),
+        metrics.middle(means[:, 0]),
+        metrics.middle(means[:, 1]),
+        metrics.middle(means[:, 2]),
+    )
 
 
 def read_blacklist(path: str | Path) -> frozenset[str]:

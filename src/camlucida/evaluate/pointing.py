@@ -116,9 +116,16 @@ def corloc(
 ) -> ClassAccuracy:
     """CorLoc: of the pictures that hold a class, the share whose one box `(4,)` for it overlaps one of its objects `(B, 4)` by at
     least `iou` (`strict`: by more); then the mean over classes."""
+    made, objects, of = list(boxes), list(truths), np.asarray(classes)
+    if not len(made) == len(objects) == len(of):
+        raise UsageError(
+            "corloc",
+            got=f"{len(made)} boxes, {len(objects)} truths, {len(of)} classes",
+            allowed="equally many",
+        )
     hits = []
-    for box, truth in zip(boxes, truths, strict=True):
+    for box, truth in zip(made, objects, strict=True):
         given = np.asarray(truth, np.float64).reshape(-1, 4)
         best = metrics.box_iou(np.asarray(box, np.float64), given, convention).max(initial=0.0)
         hits.append(bool(len(given)) and bool(best > iou if strict else best >= iou))
-    return class_accuracy(np.array(hits, bool), classes, seed, repeats)
+    return class_accuracy(np.array(hits, bool), of, seed, repeats)
