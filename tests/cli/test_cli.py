@@ -267,6 +267,24 @@ def test_networks_lists_and_shows_a_card(packed, capsys):
     assert json.loads(capsys.readouterr().out)["labels"][1] == {"id": "n1", "name": "two"}
 
 
+def test_networks_lists_every_name(capsys):
+    from camlucida.networks import catalogue
+
+    assert main(["networks"]) == 0
+    rows = [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()]
+    assert {"embedded", "alexnet-star-gap", "vgg-shallow-b", "googlenet-gmp"} < set(rows)
+    assert set(catalogue.names()) <= set(rows)
+    assert main(["networks", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["architectures"] == [*catalogue.ARCHITECTURES]
+
+
+def test_networks_shows_how_a_paper_shows_pictures(capsys):
+    assert main(["networks", "googlenet-gap"]) == 0
+    shown = capsys.readouterr().out
+    assert "shorter side 256, crop 224" in shown
+    assert "RGB in 0…255, minus (123, 117, 104), divided by (1, 1, 1)" in shown
+
+
 def test_top_level_help_names_every_verb():
     shown = subprocess.run(
         [sys.executable, "-m", "camlucida", "--help"], capture_output=True, text=True, check=True

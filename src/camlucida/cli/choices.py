@@ -48,8 +48,8 @@ class NetworkOptions:
     """How pictures are resized."""
     activation: Literal["softmax", "sigmoid", "none"] | None = None
     """What makes probabilities of logits: softmax (one class a picture), sigmoid (several), none."""
-    head: Literal["gap", "gmp"] | None = None
-    """Put global average or maximum pooling and one linear layer on the trunk, for CAM; the weights may be the trunk's or the whole network's."""
+    head: Literal["gap", "gmp", "regression", "fc", "dense"] | None = None
+    """Another head on the trunk; the weights may be the trunk's or the whole network's. gap, gmp: global average or maximum pooling and one linear layer, for CAM; regression: as gap, numbers instead of classes; fc: three fully connected layers; dense: the network's own, as convolutions over larger pictures."""
     cut: str | None = None
     """Layer at which the trunk ends under --head: camlucida layers lists them."""
     device: str = "auto"
@@ -90,8 +90,9 @@ def network(options: NetworkOptions) -> Network:
         device=options.device, precision=options.precision, download=options.download,
     )  # fmt: skip
     if (options.head or options.cut) and "head" in net.card.arguments and weights is not None:
-        filled = weights != "default" and "head.classify.weight" in cards.read_state_dict(weights)
-        if not filled:
+        new = {n for n in net.module.state_dict() if n.startswith("head.")}
+        filled = weights != "default" and new <= cards.read_state_dict(weights).keys()
+        if not filled and options.head != "dense":
             print("the new head is random until it is trained: its classes mean nothing yet", file=sys.stderr)
     if options.activation and options.activation != net.card.activation:
         net = replace(net, card=replace(net.card, activation=options.activation, measured={}))

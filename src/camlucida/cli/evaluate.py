@@ -13,6 +13,7 @@ together. The figures: top-1, top-5, per class, confusion, calibration; for sigm
   dense        the whole picture at shorter side Q, mirrored, the network run as a convolution (scales=, flips=, pool=)
   multi-crop   5 × 5 crops × 2 mirrored at three Q (scales=, grid=)
   together     the mean of dense and multi-crop
+
 scales=single is the card's size S; scales=multiple is S − 32, S, S + 32 (for crops of 224; in proportion for others);
 scales=256/384/512 are your own. pool=logit averages scores over places, pool=probability posteriors.
 

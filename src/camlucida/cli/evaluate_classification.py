@@ -36,7 +36,7 @@ def run(options: Options, command: Sequence[str]) -> int:
         reports.writable(options.out)
     for file in filter(None, (options.predictions, options.submission)):
         reports.writable(Path(file).parent)
-    if all(files):
+    if any(files):
         _refuse(options, LIVE_ONLY, "saved predictions")
         found = predictions.fuse([predictions.read(given) for given in options.data])
     else:
@@ -49,7 +49,8 @@ def run(options: Options, command: Sequence[str]) -> int:
     if options.submission:
         Path(options.submission).write_text(predictions.submission(found, numbers), encoding="utf-8")
     if any(found.labels) or not (options.predictions or options.submission):
-        report: dict[str, Any] = {"command": list(command), "split": options.split, **scores.figures(found)}
+        split = {} if any(files) else {"split": options.split}
+        report: dict[str, Any] = {"command": list(command), **split, **scores.figures(found)}
         print(json.dumps(report)) if options.json else _show(report)
         if options.out:
             from camlucida.report import classification

@@ -1,5 +1,8 @@
 """How good it is: classification and localization on labelled pictures, baselines beside every figure."""
 
+from camlucida.evaluate import classify as classify
 from camlucida.evaluate import ilsvrc as ilsvrc
 from camlucida.evaluate import pointing as pointing
+from camlucida.evaluate import predictions as predictions
+from camlucida.evaluate import scores as scores
 from camlucida.evaluate import wsol as wsol

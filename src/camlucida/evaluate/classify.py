@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
+from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -250,7 +251,13 @@ class _Read:
 
 
 def _read(given: Any, how: Protocol, shape: Preprocessing, max_pixels: int) -> _Read:
-    path = given.name if isinstance(given, Source) else str(given) if isinstance(given, str) else "<picture>"
+    path = (
+        given.name
+        if isinstance(given, Source)
+        else str(given)
+        if isinstance(given, (str, Path))
+        else "<picture>"
+    )
     try:
         payload = given.read() if isinstance(given, Source) else given
         picture = read_picture(payload, shape.mean_colour, max_pixels)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -72,9 +72,8 @@ def _one_label(predictions: Predictions, scores: NDArray[np.float32], truth: NDA
             {"from": round(b / BINS, 4), "to": round((b + 1) / BINS, 4), "pictures": int(row[0]), "confidence": _percent(row[1]), "right": _percent(row[2])}
             for b, row in enumerate(bins)
         ]  # fmt: skip
-    found["classes"] = [
-        _class(predictions.classes[i], i, confusion) for i in np.flatnonzero(confusion.sum(1))
-    ]
+    known = np.flatnonzero(confusion.sum(1)).tolist()
+    found["classes"] = [_class(predictions.classes[i], i, confusion) for i in known]
     wrong = confusion.copy()
     np.fill_diagonal(wrong, 0)
     order = np.argsort(-wrong, axis=None, kind="stable")[:CONFUSED]
@@ -91,7 +90,7 @@ def _class(label: Label, index: int, confusion: NDArray[np.int64]) -> dict[str, 
     count, right = int(confusion[index].sum()), int(confusion[index, index])
     said = int(confusion[:, index].sum())
     return {
-        "index": int(index), "id": label.id, "name": label.name, "pictures": count, "right": right, **_share(right, count),
+        "index": index, "id": label.id, "name": label.name, "pictures": count, "right": right, **_share(right, count),
         "precision": _percent(right / said) if said else None,
     }  # fmt: skip
 
@@ -111,12 +110,11 @@ def _multi_label(predictions: Predictions, scores: NDArray[np.float32], known: S
     every = np.arange(count)
     found: dict[str, Any] = {}
     for name, points in (("mean_average_precision", None), ("mean_average_precision_11", 11)):
-        low, high = metrics.bootstrap_interval(
-            every,
-            lambda rows, p=points: float(np.nanmean(precisions(rows.astype(np.int64), p))),
-            repeats=REPEATS_PRECISION,
-        )
-        found[name] = {"percent": _percent(precisions(every, points).mean()), "interval": [_percent(low), _percent(high)]}  # fmt: skip
+
+        def mean(rows: NDArray[np.float64], points: int | None = points) -> float:
+            return float(np.nanmean(precisions(rows.astype(np.int64), points)))
+
+        found[name] = _resampled(every, mean, REPEATS_PRECISION)
     both = (precisions(every, None), precisions(every, 11))
     found["classes"] = [
         {"index": int(c), "id": predictions.classes[c].id, "name": predictions.classes[c].name, "pictures": int((truth & scored)[:, c].sum()), "percent": _percent(a), "percent_11": _percent(b)}
@@ -130,8 +128,8 @@ def _share(right: int, total: int) -> dict[str, Any]:
     return {"percent": _percent(right / total), "interval": [_percent(low), _percent(high)]}
 
 
-def _resampled(rows: NDArray, statistic: Any) -> dict[str, Any]:
-    low, high = metrics.bootstrap_interval(rows, statistic, repeats=REPEATS)
+def _resampled(rows: NDArray, statistic: Callable[[NDArray[np.float64]], float], repeats: int = REPEATS) -> dict[str, Any]:  # fmt: skip
+    low, high = metrics.bootstrap_interval(rows, statistic, repeats=repeats)
     return {"percent": _percent(statistic(np.asarray(rows, np.float64))), "interval": [_percent(low), _percent(high)]}  # fmt: skip
 
 

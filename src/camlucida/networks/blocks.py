@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from camlucida.errors import NetworkError
@@ -56,14 +58,14 @@ def side_after(features: nn.Sequential, side: int) -> int:
     asked = side
     for layer in features:
         if isinstance(layer, (nn.Conv2d, nn.MaxPool2d)):
-            (kernel, _), (step, _), (pad, _) = (
-                (v, v) if isinstance(v, int) else v for v in (layer.kernel_size, layer.stride, layer.padding)
-            )  # type: ignore[misc]
-            over = side + 2 * int(pad) - kernel
-            ceil = isinstance(layer, nn.MaxPool2d) and layer.ceil_mode
-            side, given = -(-over // step) + 1 if ceil else over // step + 1, side
-            if ceil and (side - 1) * step >= given + int(pad):
-                side -= 1
+            sides: list[Any] = [layer.kernel_size, layer.stride, layer.padding]
+            kernel, step, pad = (v if isinstance(v, int) else v[0] for v in sides)
+            over, given = side + 2 * pad - kernel, side
+            if isinstance(layer, nn.MaxPool2d) and layer.ceil_mode:
+                side = -(-over // step) + 1
+                side -= (side - 1) * step >= given + pad  # no window starts beyond the border
+            else:
+                side = over // step + 1
             if side < 1:
                 raise NetworkError("size", got=asked, do="the maps vanish: give a larger input side")
     return side

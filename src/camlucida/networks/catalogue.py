@@ -168,6 +168,7 @@ def assemble(
         if state is not None and name in ("torchvision/googlenet", "torchvision/inception_v3"):
             arguments["aux_logits"] = any("aux" in n.lower() for n in state)
         module, card = _anew(name, weights if state is None else None, arguments, download)
+        state = _without_training_only(module, state) if state is not None else None
         classes = _classes(module.state_dict(), state) if state is not None and num_classes is None else None
         if classes is not None and _takes_classes(name):
             module, card = _anew(name, None, {**arguments, "num_classes": classes}, download)
@@ -269,6 +270,12 @@ def _classes(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> int | No
     pairs = {(len(own[n]), len(state[n])) for n in misfits if own[n].ndim and state[n].ndim}
     same = all(own[n].shape[1:] == state[n].shape[1:] for n in misfits)
     return next(iter(pairs))[1] if same and len(pairs) == 1 else None
+
+
+def _without_training_only(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict without the parts that only training has (GoogLeNet's auxiliary heads), where the module has none."""
+    own, prefixes = module.state_dict(), getattr(module, "training_only", ())
+    return {n: t for n, t in state.items() if n in own or not n.startswith(tuple(prefixes))}
 
 
 def _takes_classes(name: str) -> bool:

@@ -18,7 +18,7 @@ from camlucida.errors import LayerError, NetworkError, UnsupportedError, nearest
 from camlucida.networks import structure
 from camlucida.networks.cards import Card
 from camlucida.networks.network import Network, logits_of
-from camlucida.taps import Operation, Point
+from camlucida.taps import Operation, Point, Value
 
 HEADS = ("gap", "gmp", "regression", "fc", "dense")
 
@@ -143,8 +143,8 @@ def put(
             raise NetworkError(f"a dense head at {cut}", do="it is the network's own head: leave cut out")
         scores = dense(module, size=side)
         top: nn.Module = nn.Sequential(OrderedDict(scores=scores.head, mean=GlobalPool()))
-        known = any(isinstance(m, nn.Conv2d) and max(m.kernel_size) > 1 for m in scores.head)
-        shape = replace(shape, any_size=True, minimum=side if known else shape.minimum)
+        fixed = any(getattr(part, "kernel_size", 1) not in (1, (1, 1)) for part in scores.head.children())
+        shape = replace(shape, any_size=True, minimum=side if fixed else shape.minimum)
         return CutTrunk(scores.trunk, top), replace(headed, preprocessing=shape)
     network = Network(module, card)
     blank = torch.zeros(1, len(shape.channels), side, side)
@@ -156,10 +156,10 @@ def put(
     found = network.structure(blank)
     own = found.head if found.head is not None and found.head.norm is None else None
     pooled = own is not None and own.weight is not None
-    if cut is None and classes == had and own is not None and own.pool == "avg":
-        if head == "gap":
+    if cut is None and classes == had and own is not None:
+        if (head, own.pool) in (("gap", "avg"), ("gmp", "max")):
             return module, card
-        if head == "regression" and pooled:
+        if head == "regression" and own.pool == "avg" and pooled:
             return module, replace(headed, arguments=card.arguments)
     if cut is None and classes == had and head == "fc" and _is_flat(module, side):
         return module, card
@@ -269,7 +269,7 @@ def dense(module: nn.Module, *, size: int | None = None) -> CutTrunk:
     """
     own = _own_head(module, size or getattr(getattr(module, "preprocessing", None), "crop", None) or 224)
     parts: list[nn.Module] = [nn.MaxPool2d(own.size, 1)] if own.kind == "max" else []
-    kernel = own.size if own.kind == "flat" else (1, 1)
+    kernel: Any = own.size if own.kind == "flat" else (1, 1)
     for layer in own.layers:
         if isinstance(layer, nn.Module):
             parts.append(layer)
@@ -282,7 +282,8 @@ def dense(module: nn.Module, *, size: int | None = None) -> CutTrunk:
             conv.bias = nn.Parameter(bias.detach(), bias.requires_grad)
         parts.append(conv)
         kernel = (1, 1)
-    scores = CutTrunk(_until(module, own.point, own.point.name), nn.Sequential(*parts))
+    head = nn.Sequential(*parts).train(module.training)
+    scores = CutTrunk(_until(module, own.point, own.point.name), head)
     scores.training = module.training
     return scores
 
@@ -341,7 +342,8 @@ def _flat_head(module: nn.Module, trace: taps.Trace, side: int) -> OwnHead:
         value = operation.inputs[0]
     first = next((layer for layer in reversed(layers) if not isinstance(layer, nn.Module)), None)
     shape = tuple(user.args[0].shape) if user is not None else ()
-    if value is None or user is None or first is None or first[0].shape[1] != math.prod(shape[1:]):
+    fits = first is not None and first[0].shape[1] == math.prod(shape[1:])
+    if value is None or user is None or not fits or _is_pooled(value, producers):
         raise UnsupportedError(
             f"a dense form of {type(module).__name__}", got=f"a head that ends in {_ending(trace)}",
             allowed="pooling → linear, or a flattened map → linear layers",
@@ -349,6 +351,17 @@ def _flat_head(module: nn.Module, trace: taps.Trace, side: int) -> OwnHead:
     named = [point for point, (made, _) in trace.modules.items() if made == value]
     point = min(named, key=lambda p: len(p.name), default=Point(user.name, user.call, "function"))
     return OwnHead("flat", point, shape[2:], layers[::-1])
+
+
+def _is_pooled(value: Value, producers: Mapping[Value, Operation]) -> bool:
+    """Whether a map is the one cell that a global pooling left."""
+    units = producers[value].shape[1] if value in producers else 0
+    while value in producers and math.prod(producers[value].shape) == units:
+        operation = producers[value]
+        if operation.name.startswith("adaptive") or operation.name in ("mean", "amax"):
+            return True
+        value = operation.inputs[0]
+    return False
 
 
 def _ending(trace: taps.Trace) -> str:

@@ -91,7 +91,7 @@ d_gap = partial(VGGnetGAP, "D")
 def convolution_names(module: VGG) -> dict[str, str]:
     """The paper's names of the convolutions, `1_1` … `5_4`, and where they are: `features.0` …"""
     names, group, position = {}, 1, 1
-    for index, layer in enumerate(module.features):  # type: ignore[arg-type]
+    for index, layer in enumerate(module.features.children()):
         if isinstance(layer, nn.MaxPool2d):
             group, position = group + 1, 1
         elif isinstance(layer, nn.Conv2d):

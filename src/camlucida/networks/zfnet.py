@@ -34,6 +34,6 @@ class ZFNetB(ZFNet):
         widths: Mapping[int | str, int] | None = None,
         dropout: float = 0.5,
     ) -> None:
-        wider = {n: w for n, w in {3: 512, 4: 1024, 5: 512}.items() if n not in remove}
-        own = {int(n): w for n, w in (widths or {}).items()}
-        super().__init__(num_classes, width, size, remove, {**wider, **own}, dropout)
+        wider: dict[int | str, int] = {n: w for n, w in ((3, 512), (4, 1024), (5, 512)) if n not in remove}
+        wider |= {int(n): w for n, w in (widths or {}).items()}
+        super().__init__(num_classes, width, size, remove, wider, dropout)
