@@ -3,42 +3,21 @@
 from __future__ import annotations
 
 import os
-import zipfile
+import pickle
 import zlib
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from camlucida.errors import UsageError
-from camlucida.images.datasets import DataSet, Example, load
+from camlucida.errors import InputError, UsageError
+from camlucida.images.datasets import DataSet, Example, Truth, from_torchvision, load
+from camlucida.images.read import read_picture
 from camlucida.images.sources import Source
 from camlucida.values import Box, Label
-from pictures import colours, encoded
-
-PICTURE = encoded(colours(9, 13), "PNG")
-
-
-def write(root: Path, files: dict[str, bytes | str]) -> Path:
-    for name, data in files.items():
-        file = root / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(data.encode() if isinstance(data, str) else data)
-    return root
-
-
-def packed(file: Path, files: dict[str, bytes | str]) -> Path:
-    with zipfile.ZipFile(file, "w") as archive:
-        for name, data in files.items():
-            archive.writestr(name, data)
-    return file
-
-
-def table(data: DataSet) -> dict[str, tuple[str, tuple]]:
-    """Relative path → the label's id and the boxes' corners."""
-    return {
-        e.source.relative: (data.labels[e.label].id, tuple(b.corners for b in e.boxes)) for e in data.examples
-    }
-
+from laid import BROKEN, PICTURE, objects, packed, table, unreadable, write
+from pictures import colours
 
 CLASSES = {
     "train/n02/b.PNG": PICTURE,
@@ -169,7 +148,9 @@ class TestTinyImageNet:
 
     @pytest.mark.parametrize("line", ["val_0.PNG\tn02\t0\t0\t61", "val_0.PNG", "val_0.PNG\tn02\ta\tb\tc\td"])
     def test_a_broken_line(self, tmp_path, line):
-        with pytest.raises(UsageError, match=r"val_annotations\.txt; got 'val_0\.PNG.*a box per line"):
+        with pytest.raises(
+            UsageError, match=r"val_annotations\.txt, line 1; got 'val_0\.PNG.*a box per line"
+        ):
             load([write(tmp_path, OFFICIAL | {"val/val_annotations.txt": line}) / "val"])
 
 
@@ -183,16 +164,59 @@ class TestManifest:
         inclusive = load([tmp_path / "m.csv"], corners="inclusive")
         assert table(inclusive)["z/b.PNG"] == ("dog", ((1, 2, 4, 5), (5, 6, 8, 9)))
 
-    def test_one_label_a_picture(self, tmp_path):
-        with pytest.raises(UsageError, match=r"several labels on a\.PNG; allowed: one label a picture"):
-            load([write(tmp_path, {"m.csv": "path,labels\na.PNG,cat;dog\n"}) / "m.csv"])
-
     def test_two_rows_that_disagree(self, tmp_path):
-        with pytest.raises(UsageError, match=r"several labels on a\.PNG"):
-            load([write(tmp_path, {"m.csv": "path,label\na.PNG,cat\na.PNG,dog\n"}) / "m.csv"])
+        with pytest.raises(
+            UsageError, match=r"m\.csv, line 4: several labels on a\.PNG; allowed: one label a picture"
+        ):
+            load([write(tmp_path, {"m.csv": "path,label\n\na.PNG,cat\na.PNG,dog\n"}) / "m.csv"])
+
+    def test_several_labels(self, tmp_path):
+        data = load([write(tmp_path, {"m.csv": "path,labels\na.PNG,dog;cat\nb.PNG,cat\n"}) / "m.csv"])
+        assert data.multi_label
+        assert [e.labels for e in data.examples] == [(1, 0), (0,)]
+        assert [e.label for e in data.examples] == [1, 0]
+
+    def test_a_class_with_each_box(self, tmp_path):
+        rows = [
+            "a.PNG,dog,1,2,3,4,0,train",
+            "a.PNG,cat,5,6,7,8,1,train",
+            "b.PNG,cat,,,,,,test",
+            "b.PNG,,0,0,9,9,,",
+        ]
+        lines = "\n".join(["path,label,x0,y0,x1,y1,difficult,split", *rows])
+        data = load([write(tmp_path, {"m.csv": lines}) / "m.csv"])
+        assert objects(data) == {
+            "a.PNG": [("dog", (1, 2, 3, 4), False), ("cat", (5, 6, 7, 8), True)], "b.PNG": [("cat", (0, 0, 9, 9), False)],
+        }  # fmt: skip
+        assert table(data) == {"a.PNG": ("dog", ((1, 2, 3, 4),)), "b.PNG": ("cat", ((0, 0, 9, 9),))}
+        assert data.examples[0].difficult_labels == (0,)
+        assert data.multi_label
+        assert [e.source.relative for e in load([tmp_path / "m.csv"], subset="test").examples] == ["b.PNG"]
+
+    def test_a_box_of_nobody_knows_what(self, tmp_path):
+        rows = "path,labels,x0,y0,x1,y1\na.PNG,dog,,,,\na.PNG,dog;cat,1,2,3,4\n"
+        with pytest.raises(
+            UsageError, match=r"m\.csv, line 3: a box; got labels dog, cat; allowed: one label a box"
+        ):
+            load([write(tmp_path, {"m.csv": rows}) / "m.csv"])
+
+    def test_numbers_and_masks(self, tmp_path):
+        lines = '{"path": "a.PNG", "values": [1.5, 2], "mask": "m/a.png"}\n{"path": "b.PNG", "value": 3}\n{"path": "c.PNG"}'
+        data = load([write(tmp_path, {"m.jsonl": lines}) / "m.jsonl"])
+        assert [(e.label, e.labels, e.values) for e in data.examples] == [
+            (-1, (), (1.5, 2.0)),
+            (-1, (), (3.0,)),
+        ]
+        assert data.examples[0].masks == (str(tmp_path / "m/a.png"),)
+        assert data.labels == ()
+        assert data.notes == (f"1 pictures of {tmp_path}/m.jsonl without label or value, left out: c.PNG",)
+        with pytest.raises(UsageError, match=r"line 3: several values on a\.PNG; got 2 kinds"):
+            load([write(tmp_path, {"n.csv": "path,value\na.PNG,1\na.PNG,2\n"}) / "n.csv"])
 
     def test_no_labels_at_all(self, tmp_path):
-        with pytest.raises(UsageError, match="no labelled pictures"):
+        with pytest.raises(
+            UsageError, match="no labelled pictures in .*; got 1 pictures of .* without label or value"
+        ):
             load([write(tmp_path, {"m.csv": "path\na.PNG\n"}) / "m.csv"])
 
 
@@ -266,6 +290,154 @@ class TestRelabelled:
     def test_a_class_that_the_vocabulary_lacks(self):
         with pytest.raises(UsageError, match="does not know 1 of the data's classes; got n02;"):
             self.DATA.relabelled([Label("n01", "sea cow")])
+
+
+class TestNumbersAsClasses:
+    def data(self, *labels: str) -> DataSet:
+        return DataSet(
+            tuple(Example(Source(n, n, n), i) for i, n in enumerate(labels)),
+            tuple(Label(n, n) for n in labels),
+        )
+
+    VOCABULARY = tuple(Label(f"n{i:02d}", f"name {i}") for i in range(12))
+
+    def test_they_are_the_networks_indices_where_no_name_fits(self):
+        moved = self.data("3", "11").relabelled(self.VOCABULARY)
+        assert [e.label for e in moved.examples] == [3, 11]
+        assert moved.notes == ("the data's classes are numbers: taken as the network's class indices",)
+
+    @pytest.mark.parametrize("labels", [("3", "12"), ("03", "11"), ("3", "cat")])
+    def test_else_they_are_unknown(self, labels):
+        with pytest.raises(UsageError, match="does not know 2 of the data's classes"):
+            self.data(*labels).relabelled(self.VOCABULARY)
+
+    def test_names_and_ids_come_first(self):
+        vocabulary = (Label("1", "one"), Label("0", "zero"))
+        moved = self.data("0", "1").relabelled(vocabulary)
+        assert ([e.label for e in moved.examples], moved.notes) == ([1, 0], ())
+
+    def test_numbers_are_sorted_as_numbers(self, tmp_path):
+        files = {f"{n}/a.PNG": PICTURE for n in (10, 9, 100)}
+        assert [label.id for label in load([write(tmp_path, files)]).labels] == ["9", "10", "100"]
+
+
+class TestExample:
+    SOURCE = Source("a", "a", "a")
+
+    def test_one_label(self):
+        example = Example(self.SOURCE, 3, (Box(0, 0, 1, 2),))
+        assert example.labels == (3,)
+        assert example.objects == (Truth(Box(0, 0, 1, 2), 3),)
+        assert (example.values, example.masks, example.subsets, example.blacklisted) == ((), (), (), False)
+
+    def test_objects_of_several_classes(self):
+        found = (Truth(Box(0, 0, 1, 1), 1), Truth(Box(0, 0, 2, 2), 2), Truth(Box(0, 0, 3, 3), 2, True))
+        example = Example(self.SOURCE, 2, labels=(2, 1), objects=found)
+        assert example.boxes == (Box(0, 0, 2, 2),)
+        assert example.boxes_of(1) == (Box(0, 0, 1, 1),)
+        assert example.boxes_of(2, difficult=True) == (Box(0, 0, 2, 2), Box(0, 0, 3, 3))
+        moved = DataSet((example,), tuple(Label(n, n) for n in "abc"), True).relabelled(
+            [Label("c", "c"), Label("x", "x"), Label("b", "b")]
+        )
+        (seen,) = moved.examples
+        assert (seen.label, seen.labels, seen.boxes) == (0, (0, 2), (Box(0, 0, 2, 2),))
+        assert [t.label for t in seen.objects] == [2, 0, 0]
+        assert moved.multi_label
+
+    def test_a_label_that_is_not_the_first(self):
+        with pytest.raises(UsageError, match="Example: label; got 1; allowed: the first of labels, 2"):
+            Example(self.SOURCE, 1, labels=(2, 1))
+
+
+class Made:
+    """A map-style data set."""
+
+    classes = ("cat", "dog", "owl")
+
+    def __init__(self, targets):
+        self.given = targets
+
+    def __len__(self):
+        return len(self.given)
+
+    def __getitem__(self, i):
+        if i == 2:
+            raise OSError("gone")
+        if i >= len(self):
+            raise IndexError(i)
+        return Image.fromarray(colours(9, 13, i)), self.given[i]
+
+
+class TestTorchvision:
+    def test_any_map_style_data_set(self):
+        kept = Made([1, 0, 1, -1])
+        kept.targets = kept.given
+        data = from_torchvision(kept)
+        assert [e.label for e in data.examples] == [1, 0, 1]
+        assert [label.name for label in data.labels] == ["cat", "dog", "owl"]
+        assert data.notes == ("1 pictures of Made without label, left out: 3",)
+        for i in (0, 1):
+            np.testing.assert_array_equal(read_picture(data.examples[i].source.read()), colours(9, 13, i))
+        with pytest.raises(InputError, match="cannot read: OSError: gone"):
+            data.examples[2].source.read()
+        assert pickle.loads(pickle.dumps(data.examples[0])).source.read() == data.examples[0].source.read()
+
+    def test_targets_that_are_asked_one_by_one(self):
+        data = from_torchvision(Made([2, np.int64(0)]))
+        assert [e.label for e in data.examples] == [2, 0]
+        kept = Made([2, 0])
+        kept.targets, kept.target_transform = [7, 7], (lambda target: target)
+        assert [e.label for e in from_torchvision(kept).examples] == [2, 0]
+
+    @pytest.mark.parametrize("target", ["cat", {"boxes": []}, 0.5, None])
+    def test_other_targets(self, target):
+        with pytest.raises(UsageError, match=r"Made: items that are not \(picture, class index\)"):
+            from_torchvision(Made([target]))
+
+    def test_a_folder_by_the_command_line(self, tmp_path):
+        write(tmp_path, {"dog/a.png": PICTURE, "cat/b.png": PICTURE, "cat/c.png": BROKEN})
+        data = load([f"torchvision:ImageFolder:{tmp_path}"])
+        assert {k: v[0] for k, v in table(data).items()} == {
+            "cat/b.png": "0",
+            "cat/c.png": "0",
+            "dog/a.png": "1",
+        }
+        assert [label.name for label in data.labels] == ["cat", "dog"]
+        assert unreadable(data) == ["cat/c.png"]
+
+    def test_its_splits(self, tmp_path):
+        pictures = {f"eurosat/2750/{c}/{c}_1.jpg": PICTURE for c in ("Forest", "River")}
+        data = load([f"torchvision:EuroSAT:{write(tmp_path, pictures)}"])
+        assert [label.name for label in data.labels] == ["Forest", "River"]
+        with pytest.raises(UsageError, match="subset 'train' of torchvision:EuroSAT.*no published split"):
+            load([f"torchvision:EuroSAT:{tmp_path}"], subset="train")
+        with pytest.raises(UsageError, match="subset 'val' of torchvision:MNIST.*; allowed: train, test"):
+            load([f"torchvision:MNIST:{tmp_path}"], subset="val")
+        split = {f"country211/{part}/{c}/1.jpg": PICTURE for part in ("train", "test") for c in ("AD", "BE")}
+        write(tmp_path, split | {"country211/test/BE/2.jpg": PICTURE, "country211/valid/AD/1.jpg": PICTURE})
+        test = load([f"torchvision:Country211:{tmp_path}"], subset="test")
+        assert len(test) == 3
+        assert {e.subsets for e in test.examples} == {("test",)}
+        assert load([f"torchvision:Country211:{tmp_path}"]).notes == (
+            f"torchvision:Country211:{tmp_path}: torchvision's own split 'train'",
+        )
+
+    def test_what_is_not_there_is_never_fetched(self, tmp_path):
+        with pytest.raises(UsageError, match="cannot open torchvision:Flowers102:.*not found"):
+            load([f"torchvision:Flowers102:{tmp_path}"])
+        assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize(
+        ("given", "message"),
+        [
+            ("Flower102:/x", "did you mean 'Flowers102'"),
+            ("LSUN:/x", "torchvision:NAME:ROOT"),
+            ("MNIST", "torchvision:NAME:ROOT"),
+        ],
+    )
+    def test_other_names(self, given, message):
+        with pytest.raises(UsageError, match=message):
+            load([f"torchvision:{given}"])
 
 
 @pytest.mark.skipif(

@@ -114,6 +114,20 @@ class TestEveryKind:
         rows = read(write(tmp_path / f"m{suffix}", records))
         assert [r.difficult for r in rows] == [True, False][: len(rows)]
 
+    def test_numbers(self, tmp_path, suffix):
+        given = ["1.5 -2", "3"] if suffix == ".csv" else [[1.5, -2], [3]]
+        rows = read(write(tmp_path / f"m{suffix}", [{"path": "a", "values": v} for v in given]))
+        assert [r.values for r in rows] == [(1.5, -2.0), (3.0,)]
+        assert read(write(tmp_path / f"n{suffix}", [{"path": "a", "value": 0.25}]))[0].values == (0.25,)
+
+    @pytest.mark.parametrize("value", ["x", "1.5 x", "inf", "1,5"])
+    def test_numbers_that_are_none(self, tmp_path, suffix, value):
+        file = write(tmp_path / f"m{suffix}", [{"path": "a", "value": "1"}, {"path": "b", "value": value}])
+        with pytest.raises(
+            UsageError, match=rf"m{suffix}, line {3 if suffix == '.csv' else 2}: values; got '{value}'"
+        ):
+            read(file)
+
     def test_nothing_in_it(self, tmp_path, suffix):
         assert read(write(tmp_path / f"m{suffix}", [])) == () or suffix == ".parquet"
 
@@ -142,6 +156,12 @@ class TestCsv:
     def test_a_field_that_is_no_number(self):
         with pytest.raises(UsageError, match=r"t\.csv, line 3: a box; got \['1', '2', 'x', '4'\]"):
             parse_csv("path,x0,y0,x1,y1\na,1,2,3,4\na,1,2,x,4\n", where="t.csv")
+
+    def test_lines_are_those_of_the_file(self):
+        text = 'path,caption,x0,y0,x1,y1\n\n"a","one\ntwo",1,2,3,4\n\nb,,1,2,x,4\n'
+        with pytest.raises(UsageError, match=r"t\.csv, line 6: a box"):
+            parse_csv(text, where="t.csv")
+        assert [row.line for row in parse_csv(text.replace("x,4", "3,4"))] == [4, 6]
 
     def test_a_field_without_an_end(self, tmp_path):
         (tmp_path / "m.csv").write_text('path\n"' + "x" * 200_000)

@@ -1,18 +1,21 @@
-"""Labelled pictures: class folders, zips of class folders, Tiny-ImageNet's official layout, manifests."""
+"""Labelled pictures under one vocabulary, from every layout that is known: folders, archives, manifests, shards."""
 
 from __future__ import annotations
 
-import csv
-import io
+import os
 import zlib
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from camlucida.errors import UsageError, nearest
-from camlucida.images import manifests, sources
+from camlucida.images import layouts, manifests, shards
+from camlucida.images.annotated import Annotated, Found, Object
+from camlucida.images.class_folders import class_folders
 from camlucida.images.sources import Source
+from camlucida.images.tree import Tree
 from camlucida.values import Box, Label
 
 SPLITS = ("all", "train", "tuning")
@@ -32,7 +35,7 @@ class Truth:
 class Example:
     """One picture and what is known of it. `label`, the first of `labels`, indexes the data set's labels; −1 where
     there is none (a picture with `values` alone). `boxes`: the objects of `label` that are not difficult; `objects`:
-    all. `masks`: files. `blacklisted`: the data set asks not to score its localization."""
+    all. `masks`: files. `subsets`: the published splits that name it. `blacklisted`: the data set asks not to score its localization."""
 
     source: Source
     label: int
@@ -41,7 +44,7 @@ class Example:
     values: tuple[float, ...] = ()
     masks: tuple[str, ...] = ()
     objects: tuple[Truth, ...] = ()
-    subset: str | None = None
+    subsets: tuple[str, ...] = ()
     blacklisted: bool = False
 
     def __post_init__(self) -> None:
@@ -106,17 +109,31 @@ class DataSet:
             label.id: i for i, label in enumerate(vocabulary)
         }
         moved = [index.get(label.id, index.get(label.name)) for label in self.labels]
-        missing = [
-            self.labels[i].id for i in {i for e in self.examples for i in e.labels} if moved[i] is None
-        ]
+        used = sorted({i for e in self.examples for i in e.labels})
+        missing = [self.labels[i].id for i in used if moved[i] is None]
+        notes = self.notes
+        if (
+            missing
+            and len(missing) == len(used)
+            and all(_is_number(i) and int(i) < len(vocabulary) for i in missing)
+        ):
+            moved = [int(label.id) if _is_number(label.id) else None for label in self.labels]
+            missing, notes = (
+                [],
+                (*notes, "the data's classes are numbers: taken as the network's class indices"),
+            )
         if missing:
             raise UsageError(
                 f"the network does not know {len(missing)} of the data's classes",
                 got=", ".join(sorted(missing)[:5]) + (" …" if len(missing) > 5 else ""),
                 do="evaluate with the network's own classes",
             )
+        moved = [i if i is not None and i < len(vocabulary) else None for i in moved]
         return replace(
-            self, examples=tuple(_moved(e, moved) for e in self.examples), labels=tuple(vocabulary)
+            self,
+            examples=tuple(_moved(e, moved) for e in self.examples),
+            labels=tuple(vocabulary),
+            notes=notes,
         )
 
 
@@ -127,108 +144,139 @@ def _moved(example: Example, index: Sequence[int | None]) -> Example:
     return replace(example, label=moved[0] if moved else -1, labels=moved, objects=objects)  # type: ignore[arg-type]
 
 
-def load(data: Sequence[str | Path], corners: str | None = None) -> DataSet:
-    """All pictures of the given folders, zips and manifests under one vocabulary, classes sorted by id.
+def load(data: Sequence[str | Path], corners: str | None = None, subset: str | None = None) -> DataSet:
+    """All pictures of the given data sets under one vocabulary, classes sorted by id (ids that are numbers: as numbers).
 
-    `corners` says how boxes are written, `half-open` or `inclusive`; by default inclusive in `boxes.csv` and
-    in Tiny-ImageNet's own files (as published), half-open in manifests.
+    Each is a folder or archive in a published layout, class folders, a manifest, shards, or `torchvision:NAME:ROOT`
+    (docs/data.md lists them). `subset`: the published split to read, `train`, `val` or `test`; None for all.
+    `corners` says how boxes are written, `half-open` or `inclusive`; by default inclusive in `boxes.csv`, half-open in
+    manifests. Published layouts have corners of their own. Raises UsageError with file and line.
     """
-    found: list[tuple[Source, str, tuple[Box, ...]]] = []
-    names: dict[str, str] = {}
-    for given in data:
-        path = Path(given)
-        if path.is_file() and path.suffix.lower() in manifests.SUFFIXES:
-            found += _manifest(path, corners or "half-open")
-        else:
-            found += _class_folders(path, corners or "inclusive", names)
-    if not found:
-        raise UsageError(
-            f"no labelled pictures in {', '.join(map(str, data))}",
-            allowed="class folders, a zip of them, a manifest with labels",
-        )
-    ids = sorted({label for _, label, _ in found})
-    index = {label: i for i, label in enumerate(ids)}
-    examples = tuple(Example(source, index[label], boxes) for source, label, boxes in found)
-    return DataSet(examples, tuple(Label(i, names.get(i, i)) for i in ids))
+    return joined([_found(str(given), corners, subset) for given in data], ", ".join(map(str, data)))
 
 
-def _manifest(path: Path, corners: str) -> list[tuple[Source, str, tuple[Box, ...]]]:
-    labels: dict[str, str] = {}
-    boxes: dict[str, list[Box]] = defaultdict(list)
-    for row in manifests.read(path, corners):
-        if len(set(row.labels) | ({labels[row.path]} if row.path in labels else set())) > 1:
-            raise UsageError(f"{path}: several labels on {row.path}", allowed="one label a picture")
-        if row.labels:
-            labels[row.path] = row.labels[0]
-        if row.box:
-            boxes[row.path].append(row.box)
-    return [
-        (Source(str(path.parent / p), p, str(path.parent / p)), label, tuple(boxes[p]))
-        for p, label in labels.items()
-    ]
+def _found(given: str, corners: str | None, subset: str | None) -> Found:
+    if given.startswith("torchvision:"):
+        from camlucida.images import torchvision_sets
+
+        return torchvision_sets.load(given, subset)
+    path = Path(given)
+    files = shards.files(given)
+    tree = Tree.of(given) if files is None else None
+    if files is not None:
+        found = shards.load(files, subset)
+    elif path.is_file() and path.suffix.lower() in manifests.SUFFIXES:
+        found = _manifest(given, corners or "half-open")
+    elif path.is_file() and path.suffix.lower() == ".json":
+        found = layouts.coco_file(given)
+    else:
+        found = (layouts.read(tree, subset) if tree else None) or class_folders(given, corners or "inclusive")
+    return _only(found, given, subset)
 
 
-def _class_folders(
-    path: Path, corners: str, names: dict[str, str]
-) -> list[tuple[Source, str, tuple[Box, ...]]]:
-    listing = sources.expand([path])
-    in_archive = listing.sources and listing.sources[0].member is not None
-    root = Path(listing.sources[0].file) if in_archive else path
-    boxes: dict[str, list[Box]] = defaultdict(list)
-    labels: dict[str, str] = {}
-    classes: set[str] = set()
-    if in_archive or path.is_dir():
-        text = sources.read_text(root, "boxes.csv") or "path\n"
-        for row in manifests.parse_csv(text, corners, f"{path}/boxes.csv"):
-            if row.box:
-                boxes[row.path].append(row.box)
-        for named in csv.DictReader(io.StringIO(sources.read_text(root, "classes.csv") or "")):
-            if not named.get("wnid") or not named.get("name"):
-                raise UsageError(f"{path}/classes.csv", got=", ".join(map(str, named)), allowed="wnid,name")
-            names[named["wnid"]] = named["name"]
-        classes = _tiny_imagenet(root, boxes, labels, names)
-    found = []
-    for source in listing.sources:
-        folders = [p for p in PurePosixPath(source.relative).parts[:-1] if p != "images"]
-        label = labels.get(source.relative) or (folders[-1] if folders else None)
-        if label is None:
+def _manifest(file: str, corners: str) -> Found:
+    """Rows of one picture are taken together: one label, or several in `labels`, or one with each box."""
+    found, unlabelled = Found(), []
+    rows_of: dict[str, list[manifests.Row]] = defaultdict(list)
+    for row in manifests.read(file, corners):
+        rows_of[row.path].append(row)
+    for name, rows in rows_of.items():
+        where = f"{file}, line {rows[-1].line}"
+        labels = tuple(dict.fromkeys(label for row in rows for label in row.labels))
+        values = {row.values for row in rows if row.values}
+        several = any(len(row.labels) > 1 for row in rows) or all(row.box for row in rows if row.labels)
+        if len(labels) > 1 and not several:
             raise UsageError(
-                f"{source.name} lies in no class folder",
-                allowed="CLASS/picture.jpg, or a manifest with labels",
+                f"{where}: several labels on {name}",
+                allowed="one label a picture, or several in a column labels (a;b), or one with each box",
             )
-        if not classes or label in classes:  # the published test pictures have no label
-            found.append((source, label, tuple(boxes.get(source.relative, ()))))
+        if len(values) > 1:
+            raise UsageError(f"{where}: several values on {name}", got=f"{len(values)} kinds", allowed="one")
+        if not labels and not values:
+            unlabelled.append(name)
+            continue
+        objects = []
+        for row in rows:
+            own = row.labels or labels
+            if row.box and len(own) != 1:
+                raise UsageError(
+                    f"{file}, line {row.line}: a box",
+                    got=f"labels {', '.join(own) or 'none'}",
+                    allowed="one label a box",
+                )
+            if row.box:
+                objects.append(Object(row.box, own[0], row.difficult))
+        path = os.path.join(os.path.dirname(file), name)
+        masks = tuple(
+            dict.fromkeys(os.path.join(os.path.dirname(file), str(row.mask)) for row in rows if row.mask)
+        )
+        subsets = tuple(dict.fromkeys(str(row.split) for row in rows if row.split))
+        found.multi_label |= len(labels) > 1
+        found.pictures.append(
+            Annotated(Source(path, name, path), labels, objects, next(iter(values), ()), masks, subsets)
+        )
+    found.note(f"pictures of {file} without label or value, left out", unlabelled)
     return found
 
 
-def _tiny_imagenet(
-    root: Path, boxes: dict[str, list[Box]], labels: dict[str, str], names: dict[str, str]
-) -> set[str]:
-    """Tiny-ImageNet as published, unpacked or not: `train/WNID/WNID_boxes.txt`, `val/val_annotations.txt`,
-    `words.txt`, `wnids.txt` (corners inclusive). Returns the ids of its classes where `wnids.txt` lists them."""
-    for ending, is_labelled in (("_boxes.txt", False), ("val_annotations.txt", True)):
-        for file in sources.names_ending(root, ending):
-            for line in (sources.read_text(root, file) or "").splitlines():
-                name, *rest = line.split("\t")
-                picture = str(PurePosixPath(file).parent / "images" / name)
-                try:
-                    if is_labelled:
-                        labels[picture] = rest.pop(0)
-                    x0, y0, x1, y1 = map(float, rest)
-                    boxes[picture].append(Box(x0, y0, x1 + 1, y1 + 1))
-                except (ValueError, IndexError, UsageError):
-                    raise UsageError(
-                        f"{root}/{file}", got=repr(line), allowed="a box per line, tabs between"
-                    ) from None
-    for line in _beside(root, "words.txt").splitlines():
-        label, _, name = line.partition("\t")
-        names.setdefault(label, name)
-    return set(_beside(root, "wnids.txt").split())
+def _only(found: Found, given: str, subset: str | None) -> Found:
+    """The pictures of one published split."""
+    if subset is None:
+        return found
+    kept = [picture for picture in found.pictures if subset in picture.subsets]
+    if not kept:
+        known = found.subsets.union(*(picture.subsets for picture in found.pictures))
+        raise UsageError(
+            f"no pictures of the published split {subset!r} in {given}",
+            allowed=", ".join(sorted(known)) or "no published split is known there",
+        )
+    return replace(found, pictures=kept)
 
 
-def _beside(root: Path, name: str) -> str:
-    """A text file of a folder (or the folder above), or anywhere in an archive; empty if there is none."""
-    if root.is_dir():
-        return sources.read_text(root, name) or sources.read_text(root.parent, name) or ""
-    inside = sources.names_ending(root, "/" + name) or [name]
-    return sources.read_text(root, inside[0]) or ""
+def joined(parts: Sequence[Found], where: str) -> DataSet:
+    """What the readers found, numbered under one vocabulary. The classes of pictures that a subset leaves out stay, as
+    far as the layout lists them."""
+    pictures = [picture for part in parts for picture in part.pictures]
+    if not pictures:
+        notes = "; ".join(note for part in parts for note in part.notes)
+        raise UsageError(
+            f"no labelled pictures in {where}",
+            got=notes or None,
+            allowed="class folders, a zip of them, a manifest with labels, a published layout of docs/data.md",
+        )
+    names = {label: name for part in parts for label, name in part.names.items()}
+    ids = {label for part in parts for label in part.classes}
+    for picture in pictures:
+        ids.update(picture.labels)
+        ids.update(one.label for one in picture.objects)
+    vocabulary = sorted(ids, key=(lambda label: int(label)) if all(map(_is_number, ids)) else None)
+    index = {label: i for i, label in enumerate(vocabulary)}
+    numbered: dict[tuple[str, ...], tuple[int, ...]] = {}  # one tuple for all pictures of a class
+    examples = []
+    for picture in pictures:
+        labels = numbered.setdefault(picture.labels, tuple(index[label] for label in picture.labels))
+        objects = tuple(Truth(one.box, index[one.label], one.difficult) for one in picture.objects)
+        examples.append(
+            Example(
+                picture.source, labels[0] if labels else -1, (), labels, picture.values, picture.masks, objects,
+                picture.subsets, picture.blacklisted,
+            )
+        )  # fmt: skip
+    return DataSet(
+        tuple(examples),
+        tuple(Label(label, names.get(label, label)) for label in vocabulary),
+        any(part.multi_label for part in parts),
+        tuple(note for part in parts for note in part.notes),
+    )
+
+
+def _is_number(label: str) -> bool:
+    return label.isdecimal() and label == str(int(label))
+
+
+def from_torchvision(dataset: Any) -> DataSet:
+    """Any map-style data set whose items are (picture, class index), as most of `torchvision.datasets` are, made without
+    a transform."""
+    from camlucida.images import torchvision_sets
+
+    return joined([torchvision_sets.adapted(dataset)], type(dataset).__name__)

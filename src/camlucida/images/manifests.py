@@ -8,7 +8,7 @@ import io
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,16 @@ from camlucida.errors import UsageError, nearest
 from camlucida.values import Box
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
-COLUMNS = ("path", "label", "labels", "x0", "y0", "x1", "y1", "mask", "caption", "difficult", "split")
+COLUMNS = (
+    "path", "label", "labels", "x0", "y0", "x1", "y1", "mask", "caption", "difficult", "split", "value", "values",
+)  # fmt: skip
 CORNERS = ("half-open", "inclusive")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Row:
-    """One row. `box` is half-open whatever the file declared; `labels` are ids or names as written."""
+    """One row. `box` is half-open whatever the file declared; `labels` are ids or names as written; `line` is its
+    place in the file, from 1."""
 
     path: str
     labels: tuple[str, ...] = ()
@@ -31,6 +34,8 @@ class Row:
     caption: str | None = None
     difficult: bool = False
     split: str | None = None
+    values: tuple[float, ...] = ()
+    line: int = field(default=0, compare=False)
 
 
 def read(file: str | Path, corners: str = "half-open") -> tuple[Row, ...]:
@@ -76,7 +81,8 @@ def parse(records: Iterable[Mapping[str, Any] | None], corners: str, where: str)
     if corners not in CORNERS:
         raise UsageError("corners", got=repr(corners), do=nearest(corners, CORNERS))
     rows = []
-    for line, record in enumerate(records, 2 if where.endswith(".csv") else 1):
+    for number, record in enumerate(records, 1):
+        line = getattr(records, "line_num", number)  # a record of a CSV may take several lines
         if record is None:
             continue
         if not isinstance(record, Mapping):
@@ -98,9 +104,23 @@ def parse(records: Iterable[Mapping[str, Any] | None], corners: str, where: str)
                 record.get("caption"),
                 str(record.get("difficult", "0")).lower() in ("1", "1.0", "true", "yes"),
                 record.get("split"),
+                _values(record, f"{where}, line {line}"),
+                line,
             )
         )
     return tuple(rows)
+
+
+def _values(record: Mapping[str, Any], where: str) -> tuple[float, ...]:
+    """Numbers of a column `value` or `values`: a number, a list, or text such as `1.5 2`."""
+    given = record.get("values", record.get("value", ()))
+    try:
+        values = tuple(map(float, given if isinstance(given, (list, tuple)) else str(given).split()))
+    except (TypeError, ValueError):
+        raise UsageError(f"{where}: values", got=repr(given), allowed="numbers, spaces between") from None
+    if not all(map(math.isfinite, values)):
+        raise UsageError(f"{where}: values", got=repr(given), allowed="finite numbers")
+    return values
 
 
 def _box(record: Mapping[str, Any], corners: str, where: str) -> Box | None:

@@ -14,6 +14,7 @@ import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Protocol
 
 from camlucida.errors import InputError, UsageError
 from camlucida.images import manifests
@@ -25,22 +26,27 @@ MAX_MEMBER_BYTES = 512 * 2**20
 MAX_UNPACKED, MAX_RATIO = 2**30, 100  # a compressed tar beyond both is a bomb: to list it is to unpack it
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Source:
     """One picture to be read. `name`: how it is called in tables; `relative`: its path below the input it
-    came from; `file`: on disk, or the archive that holds `member`; `problem`: why it must not be read."""
+    came from; `file`: on disk, or the archive that holds `member`; `problem`: why it must not be read; `offset`
+    and `size`: where its bytes lie in `file`, if that is known and no archive need be opened."""
 
     name: str
     relative: str
     file: str
     member: str | None = None
     problem: str | None = None
+    offset: int = -1
+    size: int = 0
 
     def read(self) -> bytes:
         """The encoded bytes. Raises InputError."""
         if self.problem:
             raise InputError(self.problem)
         try:
+            if self.offset >= 0:
+                return _piece(self.file, self.offset, self.size)
             if self.member is None:
                 about = os.stat(self.file)
                 if not stat.S_ISREG(about.st_mode):  # to open a pipe is to wait for whoever fills it
@@ -59,6 +65,17 @@ class Source:
         except Exception as error:  # zlib, lzma and bz2 raise their own kinds; some names no disk can hold
             what = "cannot read" if self.member is None else "broken archive member"
             raise InputError(f"{what}: {type(error).__name__}: {error}") from error
+
+
+def _piece(file: str, offset: int, size: int) -> bytes:
+    if size > MAX_MEMBER_BYTES:
+        raise InputError(f"archive member of {size} bytes", allowed=f"up to {MAX_MEMBER_BYTES}")
+    with open(file, "rb") as stream:
+        stream.seek(offset)
+        data = stream.read(size)
+    if len(data) != size:
+        raise InputError(f"broken archive member: {len(data)} of {size} bytes")
+    return data
 
 
 def _kind(mode: int) -> str:
@@ -81,23 +98,29 @@ def expand(inputs: Iterable[str | Path]) -> Listing:
     """Files, folders (pictures by suffix, recursive, sorted), globs, archives (also `x.zip/inner/folder`) and
     manifests → the pictures in them. A named file is taken whatever its suffix; the same picture named twice
     is taken once. Raises UsageError for a path that is not there."""
+    named = [str(given) for given in inputs]
+    listings = [_expand_one(given) for given in named]
+    if len(named) == 1 and os.path.isdir(named[0]):  # nothing comes twice
+        return listings[0]
     found: dict[tuple[str, str | None], Source] = {}
-    others = 0
-    for given in inputs:
-        listing = _expand_one(str(given))
-        others += listing.others
+    for listing in listings:
         for source in listing.sources:
             found.setdefault((os.path.abspath(source.file), source.member), source)
-    return Listing(tuple(found.values()), others)
+    return Listing(tuple(found.values()), sum(listing.others for listing in listings))
 
 
 def _expand_one(given: str) -> Listing:
     path = Path(given)
     if path.is_dir():
-        return _folder(path)
+        return folder_pictures(path)
     if path.is_file():
         if is_archive(path):
             return archive_members(path)
+        if path.suffix.lower() == ".parquet":
+            from camlucida.images import shards
+
+            if shards.picture_column(path):
+                return shards.parquet_listing(path)
         if path.suffix.lower() in manifests.SUFFIXES:
             rows = manifests.read(path)
             names = dict.fromkeys(row.path for row in rows)
@@ -120,7 +143,7 @@ def _expand_one(given: str) -> Listing:
     )
 
 
-def _folder(folder: Path) -> Listing:
+def folder_pictures(folder: Path) -> Listing:
     """A folder that cannot be listed becomes a source with that problem; links to folders elsewhere are
     followed, once."""
     sources, others = [], 0
@@ -141,12 +164,16 @@ def _folder(folder: Path) -> Listing:
         followed.add(target)
         return True
 
+    start, head = os.fspath(folder), os.path.join(folder, "") if os.fspath(folder) != os.curdir else ""
     for place, folders, files in os.walk(folder, onerror=closed, followlinks=True):
         folders[:] = [name for name in sorted(folders) if entered(os.path.join(place, name))]
-        for file in sorted(files):
-            path = Path(place) / file
+        below = place[len(start) :].strip(os.sep)  # plain strings: there may be a million files
+        below = below + os.sep if below else ""
+        for file in files:
             if _is_picture_name(file):
-                sources.append(Source(str(path), path.relative_to(folder).as_posix(), str(path)))
+                relative = below + file
+                path = head + relative
+                sources.append(Source(path, relative.replace(os.sep, "/"), path))
             else:
                 others += 1
     return Listing(tuple(sorted(sources, key=lambda s: s.relative)), others)
@@ -196,11 +223,11 @@ class _Zip:
         return self.zip.read(member)
 
 
-class _Header(tarfile.TarInfo):
+class TarHeader(tarfile.TarInfo):
     """A tar's header that does not take a broken one for the end, as if nothing followed."""
 
     @classmethod
-    def fromtarfile(cls, tar: tarfile.TarFile) -> _Header:
+    def fromtarfile(cls, tar: tarfile.TarFile) -> TarHeader:
         try:
             return super().fromtarfile(tar)
         except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
@@ -211,7 +238,7 @@ class _Header(tarfile.TarInfo):
             raise tarfile.ReadError(f"broken or cut at byte {tar.offset}: {error}") from error
 
     @classmethod
-    def frombuf(cls, buffer: bytes | bytearray, encoding: str, errors: str) -> _Header:
+    def frombuf(cls, buffer: bytes | bytearray, encoding: str, errors: str) -> TarHeader:
         header = super().frombuf(buffer, encoding, errors)
         if header.type in b"xgXLK" and header.size > 2**20:  # long names, which are read into memory
             raise tarfile.ReadError(f"a name of {header.size} bytes")
@@ -220,7 +247,7 @@ class _Header(tarfile.TarInfo):
 
 class _Tar:
     def __init__(self, file: str) -> None:
-        self.tar = tarfile.open(file, tarinfo=_Header)  # noqa: SIM115  (kept open: members are read at any time)
+        self.tar = tarfile.open(file, tarinfo=TarHeader)  # noqa: SIM115  (kept open: members are read at any time)
         weakref.finalize(self, self.tar.close)
         most = max(MAX_UNPACKED, MAX_RATIO * os.path.getsize(file))
         self.members = {}
@@ -251,32 +278,49 @@ def _check_unpacked(size: int, most: int) -> None:
         raise tarfile.ReadError(f"unpacks to {size} bytes or more; up to {most} are read")
 
 
-def _open(file: str) -> _Zip | _Tar:
+class _Archive(Protocol):
+    @property
+    def names(self) -> Sequence[str]: ...
+
+    def read(self, member: str) -> bytes: ...
+
+
+def _open(file: str) -> _Archive:
     """An open archive, kept open as long as the file on disk is the same."""
     about = os.stat(file)
     return _archive(os.getpid(), file, about.st_mtime_ns, about.st_size)
 
 
 @functools.lru_cache(maxsize=32)
-def _archive(process: int, file: str, changed: int, size: int) -> _Zip | _Tar:
+def _archive(process: int, file: str, changed: int, size: int) -> _Archive:
     """`process` keeps a forked worker from sharing its parent's file position."""
+    if file.lower().endswith(".parquet"):
+        from camlucida.images.shards import ParquetPictures
+
+        return ParquetPictures(file)
     return _Zip(file) if file.lower().endswith(".zip") else _Tar(file)
 
 
 def names_ending(path: Path, ending: str) -> list[str]:
     """Files below a folder, or members of an archive, whose names end so; sorted."""
     if path.is_dir():
-        return sorted(f.relative_to(path).as_posix() for f in path.rglob("*" + ending))
+        start = len(os.path.join(path, ""))
+        files = (os.path.join(place, name) for place, _, names in os.walk(path) for name in names)
+        return sorted(file[start:].replace(os.sep, "/") for file in files if file.endswith(ending))
     return sorted(n for n in _open(str(path)).names if n.endswith(ending))
 
 
 def read_text(path: Path, inner: str) -> str | None:
     """A text file beside the pictures: below a folder, or a member of an archive; None if it is not there."""
-    if path.is_dir():
-        file = path / inner
-        return file.read_text(encoding="utf-8") if file.is_file() else None
-    archive = _open(str(path))
-    return archive.read(inner).decode("utf-8") if inner in archive.names else None
+    try:
+        if path.is_dir():
+            file = path / inner
+            return file.read_text(encoding="utf-8-sig") if file.is_file() else None
+        return _open(str(path)).read(inner).decode("utf-8-sig")
+    except KeyError:
+        return None
+    except (OSError, ValueError) as error:
+        raise UsageError(f"cannot read {path}/{inner}", got=str(error)) from error
 
 
 def unique_names(sources: Sequence[Source]) -> list[str]:
