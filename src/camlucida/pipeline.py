@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -352,9 +352,10 @@ def _boxed(
     plain = not many and first.grid.kind == "features"
     grid = first.values[0] if plain else merge(mapped.maps, GRID_SIDE, how)[0]
     rule_name, level = chosen.rule_name, chosen.rule.level
+    picture = cache(lambda: _picture(chosen, one))  # a large one is read again, but once
     found = []
     for rank, (index, status, heat) in enumerate(zip(mapped.classes, states, merged.numpy(), strict=True), 1):
-        boxes = boxes_of(chosen.rule, heat, one.size, lambda: _picture(chosen, one))
+        boxes = boxes_of(chosen.rule, heat, one.size, picture)
         label = chosen.network.card.label(index)
         word: Any = "whole-picture" if status == "ok" and boxes[0].whole else status
         found.append(
@@ -387,9 +388,7 @@ def _boxed(
     judged = None
     if judge is not None:
         raw = (first.values[0] if plain else merged).numpy()
-        looked = Looked(
-            one.size, tuple(found), merged.numpy(), raw, mapped.probabilities, lambda: _picture(chosen, one)
-        )
+        looked = Looked(one.size, tuple(found), merged.numpy(), raw, mapped.probabilities, picture)
         judged = judge(looked)
     return _Boxed(tuple(found), grid.numpy(), swept, mapped.probabilities, judged)
 
