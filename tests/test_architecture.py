@@ -14,6 +14,7 @@ ROOT = Path(camlucida.__file__).parent
 STREAM = [
     ("cli",),
     ("report",),
+    ("protocols",),
     ("pipeline", "diagnosis"),
     ("evaluate", "train"),
     ("maps",),

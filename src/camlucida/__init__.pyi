@@ -11,6 +11,7 @@ from camlucida import report as report
 from camlucida import train as train
 from camlucida.boxes import FixedLevel as FixedLevel
 from camlucida.boxes import FractionOfMax as FractionOfMax
+from camlucida.boxes import GraphCut as GraphCut
 from camlucida.boxes import Quantile as Quantile
 from camlucida.boxes import TightLoose as TightLoose
 from camlucida.diagnosis import Diagnosis as Diagnosis
@@ -26,6 +27,7 @@ from camlucida.errors import UsageError as UsageError
 from camlucida.maps.cam import CAM as CAM
 from camlucida.maps.grad_cam import GradCAM as GradCAM
 from camlucida.maps.occlusion import Occlusion as Occlusion
+from camlucida.maps.saliency import Saliency as Saliency
 from camlucida.networks.cards import Card as Card
 from camlucida.networks.catalogue import load as load
 from camlucida.networks.catalogue import wrap as wrap

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch import Tensor
 from camlucida import maps, specs
 from camlucida.boxes import RULES, FractionOfMax, rule
 from camlucida.boxes.component_tree import sweep
-from camlucida.boxes.from_map import MAX_SIDE, Rule
+from camlucida.boxes.from_map import MAX_SIDE, Rule, boxes_of
 from camlucida.errors import InputError, UsageError
 from camlucida.evaluate.localization import Measured, Tally
 from camlucida.images import sources
@@ -74,6 +75,24 @@ class Seen:
     sweep: NDArray[np.float64]
     truth: tuple[Box, ...] = ()
     probabilities: NDArray[np.float32] | None = None
+    judged: Any = None
+
+
+Judge = Callable[[int, "Looked"], Any]
+"""What is made of a picture, number i of its part, while its maps are at hand."""
+
+
+@dataclass(frozen=True)
+class Looked:
+    """Maps of the K localized classes of one picture, `merged (K, H, W)` over the whole of it (at most `MAX_SIDE` a
+    side), and `raw`, the same before any upsampling where there is one view; with what was found."""
+
+    size: Size
+    found: tuple[Localization, ...]
+    merged: NDArray[np.float32]
+    raw: NDArray[np.float32]
+    probabilities: NDArray[np.float32]
+    picture: Callable[[], Image.Image]
 
 
 @dataclass(frozen=True)
@@ -126,10 +145,13 @@ def look(
     classes: Sequence[int] | None = None,
     truth: Sequence[tuple[Box, ...]] | None = None,
     sweeping: bool = True,
+    besides: bool = False,
+    judge: Judge | None = None,
 ) -> Iterator[Seen | Rejected]:
     """Localizes one part of a run, in order. Pictures that the network sees at one shape share batches, in an
     order that the part alone fixes; the boxes of a batch are found by `workers` threads while the network runs
-    on the next. `classes`: localize this class of each picture instead of the predicted ones."""
+    on the next. `classes`: localize this class of each picture instead of the predicted ones; with `besides`, before them.
+    `judge` runs in those threads; what it gives is in `Seen.judged`."""
     pool = ThreadPoolExecutor(max(workers, 1))
     try:
         read = list(pool.map(lambda source: _read(chosen, source), part))
@@ -142,20 +164,20 @@ def look(
             for start in range(0, len(members), batch):
                 chunk = members[start : start + batch]
                 wanted = None if classes is None else [classes[i] for i in chunk]
-                for i, mapped in zip(chunk, _map(chosen, [read[i] for i in chunk], wanted), strict=True):  # type: ignore[misc]
-                    results[i] = pool.submit(_boxed, chosen, read[i], mapped, sweeping)  # type: ignore[arg-type]
+                for i, mapped in zip(
+                    chunk, _map(chosen, [read[i] for i in chunk], wanted, besides), strict=True
+                ):  # type: ignore[misc]
+                    one_judge = partial(judge, i) if judge else None
+                    results[i] = pool.submit(_boxed, chosen, read[i], mapped, sweeping, one_judge)  # type: ignore[arg-type]
         for i, one in enumerate(read):
             if isinstance(one, Rejected):
                 yield one
                 continue
             try:
-                picture = one.picture or read_picture(
-                    _payload(one.source), chosen.network.card.preprocessing.mean_colour, chosen.max_pixels
-                )
+                picture, boxed = _picture(chosen, one), results.pop(i).result()
             except InputError as error:  # it was there a moment ago
                 yield Rejected(one.source, str(error))
                 continue
-            boxed = results.pop(i).result()
             thresholds = THRESHOLDS if sweeping else THRESHOLDS[:0]
             given = truth[i] if truth else ()
             yield Seen(
@@ -167,6 +189,7 @@ def look(
                 boxed.sweep,
                 given,
                 boxed.probabilities,
+                boxed.judged,
             )
     finally:
         pool.shutdown(cancel_futures=True)
@@ -225,6 +248,7 @@ class _Boxed:
     grid: NDArray[np.float32]
     sweep: NDArray[np.float64]
     probabilities: NDArray[np.float32]
+    judged: Any = None
 
 
 def _read(chosen: Plan, source: Source | Any) -> _Read | Rejected:
@@ -244,7 +268,16 @@ def _read(chosen: Plan, source: Source | Any) -> _Read | Rejected:
     return _Read(named, size, picture if size.height * size.width <= KEPT_PIXELS else None, pixels, views)
 
 
-def _map(chosen: Plan, pictures: Sequence[_Read], wanted: Sequence[int] | None) -> list[_Mapped]:
+def _picture(chosen: Plan, one: _Read) -> Image.Image:
+    """The picture that was kept, or read again."""
+    return one.picture or read_picture(
+        _payload(one.source), chosen.network.card.preprocessing.mean_colour, chosen.max_pixels
+    )
+
+
+def _map(
+    chosen: Plan, pictures: Sequence[_Read], wanted: Sequence[int] | None, besides: bool = False
+) -> list[_Mapped]:
     """Maps of one batch in each view; the views agree on the classes by their mean probability."""
     net = chosen.network
     batches = [
@@ -262,15 +295,16 @@ def _map(chosen: Plan, pictures: Sequence[_Read], wanted: Sequence[int] | None) 
         return torch.stack([net.probabilities(one) for one in each]).mean(0), torch.stack(list(each)).mean(0)
 
     made: list[HeatMaps] = []
-    target: Target = ClassTarget(list(wanted)) if wanted is not None else _Best(chosen.top)
-    if many and wanted is None:
+    top = chosen.top if wanted is None or besides else 0
+    target: Target = _Wanted(wanted, top)
+    if many and top:
         # CAM has the maps of all classes after one pass; other methods need one more once the classes are agreed on.
         if isinstance(method, CAM):
             made = [method(net, b, ClassTarget.all()) for b in batches]
             probabilities, logits = agreed([one.scores for one in made])
         else:
             probabilities, logits = agreed([net(b) for b in batches])
-        classes = ClassTarget.top(min(chosen.top, logits.shape[1])).classes(probabilities)
+        classes = _Wanted(wanted, top).classes(probabilities)
         made = [of_classes(one, classes) for one in made]
         target = ClassTarget(classes)
     made = made or [method(net, b, target) for b in batches]
@@ -304,7 +338,13 @@ def _of_picture(every: HeatMaps, i: int) -> HeatMaps:
     )
 
 
-def _boxed(chosen: Plan, one: _Read, mapped: _Mapped, sweeping: bool) -> _Boxed:
+def _boxed(
+    chosen: Plan,
+    one: _Read,
+    mapped: _Mapped,
+    sweeping: bool,
+    judge: Callable[[Looked], Any] | None = None,
+) -> _Boxed:
     """The maps of one picture merged over its views, boxed and swept."""
     first, many, how = mapped.maps[0], len(mapped.maps) > 1, chosen.views.how
     (merged,) = merge(mapped.maps, MAX_SIDE, how)
@@ -312,9 +352,10 @@ def _boxed(chosen: Plan, one: _Read, mapped: _Mapped, sweeping: bool) -> _Boxed:
     plain = not many and first.grid.kind == "features"
     grid = first.values[0] if plain else merge(mapped.maps, GRID_SIDE, how)[0]
     rule_name, level = chosen.rule_name, chosen.rule.level
+    picture = cache(lambda: _picture(chosen, one))  # a large one is read again, but once
     found = []
     for rank, (index, status, heat) in enumerate(zip(mapped.classes, states, merged.numpy(), strict=True), 1):
-        boxes = chosen.rule.on_map(heat, one.size)
+        boxes = boxes_of(chosen.rule, heat, one.size, picture)
         label = chosen.network.card.label(index)
         word: Any = "whole-picture" if status == "ok" and boxes[0].whole else status
         found.append(
@@ -344,18 +385,31 @@ def _boxed(chosen: Plan, one: _Read, mapped: _Mapped, sweeping: bool) -> _Boxed:
         small = max(one.size.height, one.size.width) <= SWEEP_SIDE
         coarse = (merged if small else merge(mapped.maps, SWEEP_SIDE, how)[0]).numpy()
         swept = np.stack([sweep(heat, one.size, THRESHOLDS, **same) for heat in coarse])
-    return _Boxed(tuple(found), grid.numpy(), swept, mapped.probabilities)
+    judged = None
+    if judge is not None:
+        raw = (first.values[0] if plain else merged).numpy()
+        looked = Looked(one.size, tuple(found), merged.numpy(), raw, mapped.probabilities, picture)
+        judged = judge(looked)
+    return _Boxed(tuple(found), grid.numpy(), swept, mapped.probabilities, judged)
 
 
 @dataclass(frozen=True)
-class _Best:
-    """The `most` most probable classes, or all of them, best first, where the network has fewer."""
+class _Wanted:
+    """The class asked for, one a picture, if any; then the `top` most probable ones, best first, or all, where the
+    network has fewer."""
 
-    most: int
+    asked: Sequence[int] | None
+    top: int
     layers: tuple[str, ...] = ()
 
+    def classes(self, logits: Tensor) -> Tensor:
+        count = len(logits)
+        asked = [] if self.asked is None else [ClassTarget(list(self.asked)).classes(logits)]
+        best = ClassTarget.top(min(self.top, logits.shape[1])).classes(logits) if self.top else None
+        return torch.cat([*asked, *([] if best is None else [best])], 1).reshape(count, -1)
+
     def bind(self, output: Output) -> Bound:
-        return ClassTarget.top(min(self.most, output.logits.shape[1])).bind(output)
+        return ClassTarget(self.classes(output.logits)).bind(output)
 
 
 class _Given(Source):

@@ -24,11 +24,17 @@ class Point:
 
     name: str
     call: int = 0
-    of: str = "module"  # or "function"
+    of: str = "module"  # or "function", or "input" (PIXELS alone)
 
     def __str__(self) -> str:
+        if self == PIXELS:
+            return self.name
         count = f"#{self.call + 1}" if self.call else ""
         return f"{self.name}{count}" if self.of == "module" else f"input of {self.name}{count}"
+
+
+PIXELS = Point("the network's input", of="input")
+"""As `gradient_at`: gradients of the whole network, down to the pixels."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +113,8 @@ def watched(
                 if p.requires_grad and p.is_leaf:
                     stack.callback(p.requires_grad_(False).requires_grad_, True)
             torch.set_grad_enabled(True)
+        if gradient_at == PIXELS:
+            stack.enter_context(_GradientsOn())
         functions = [p for p in points if p.of == "function"]
         for name in {p.name for p in points if p.of == "module"}:
             hook = _module_hook({p.call: p for p in points if p.name == name and p.of == "module"}, capture)
@@ -160,6 +168,21 @@ class _FunctionTap(TorchFunctionMode):
         return tree
 
 
+class _GradientsOn(TorchFunctionMode):
+    """Operations keep their graph, also where the module's own forward is under `no_grad`."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if torch.is_inference_mode_enabled():
+            raise UnsupportedError(
+                "gradients through a module whose own forward enters torch.inference_mode()",
+                do="use torch.no_grad() there; cl.Occlusion() works as it is",
+            )
+        if torch.is_grad_enabled() or getattr(func, "__name__", "") == "_set_grad_enabled":
+            return func(*args, **(kwargs or {}))
+        with torch.enable_grad():
+            return func(*args, **(kwargs or {}))
+
+
 def run(
     module: nn.Module,
     forward: Callable[[Tensor], Any],
@@ -171,8 +194,12 @@ def run(
     is not reached."""
     if pixels.is_inference():
         pixels = pixels.clone()
+    if gradient_at == PIXELS:
+        pixels = pixels.detach().requires_grad_()
     with watched(module, points, gradient_at) as tapped:
         output = forward(pixels)
+    if gradient_at == PIXELS:
+        tapped[PIXELS] = pixels
     for point in points:
         if point not in tapped:
             raise LayerError(f"layer {point} did not run", do="net.layers() lists the layers that run")

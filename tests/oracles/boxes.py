@@ -110,6 +110,27 @@ def tight_loose(
     return kept[min(1, len(kept) - 1)], kept[0]
 
 
+def cut_energy(foreground, background_cost, foreground_cost, colours, smoothness: float) -> float:
+    """What a labelling costs: rows of True (foreground) and False; for each pixel its cost on either side; RGB
+    colours; neighbours at 8 places (section 4.2)."""
+    height, width = len(foreground), len(foreground[0])
+    pairs = []
+    for y in range(height):
+        for x in range(width):
+            for dy, dx in ((0, 1), (1, 0), (1, 1), (1, -1)):
+                if y + dy < height and 0 <= x + dx < width:
+                    square = sum(
+                        (a - b) ** 2 for a, b in zip(colours[y][x], colours[y + dy][x + dx], strict=True)
+                    )
+                    pairs.append((square, math.hypot(dy, dx), foreground[y][x] != foreground[y + dy][x + dx]))
+    mean = sum(square for square, _, _ in pairs) / len(pairs)
+    cost = sum(smoothness * math.exp(-square / (2 * mean)) / far for square, far, apart in pairs if apart)
+    for y in range(height):
+        for x in range(width):
+            cost += (foreground_cost if foreground[y][x] else background_cost)[y][x]
+    return cost
+
+
 def _area(box: Corners) -> float:
     return (box[2] - box[0]) * (box[3] - box[1])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
@@ -56,6 +56,23 @@ def occlusion(
             copy = picture.clone()
             copy[:, top : top + patch, left : left + patch] = fill
             found[i, j] = score(picture) - score(copy)
+    return found
+
+
+def saliency(
+    score: Callable[[Tensor], float], picture: Tensor, rows: Iterable[int], columns: Iterable[int]
+) -> NDArray[np.float64]:
+    """max over channels of |∂score/∂pixel| by central differences, for a picture `(C, H, W)` in float64, at
+    these rows and columns (section 4.2)."""
+    step, rows, columns = 1e-4, list(rows), list(columns)
+    found = np.zeros((len(rows), len(columns)))
+    for i, y in enumerate(rows):
+        for j, x in enumerate(columns):
+            for c in range(len(picture)):
+                more, less = picture.clone(), picture.clone()
+                more[c, y, x] += step
+                less[c, y, x] -= step
+                found[i, j] = max(found[i, j], abs(score(more) - score(less)) / (2 * step))
     return found
 
 

@@ -119,3 +119,11 @@ def test_a_peer_loses_an_activation_that_is_written_over():
     (gradient,) = torch.autograd.grad(logits[[0, 1], CLASSES].sum(), kept["cells"])
     slow = (gradient.mean((2, 3), keepdim=True) * kept["cells"]).sum(1).relu()
     assert difference(ours, slow.detach()) <= NEAR
+
+
+def test_saliency_is_captums(case):
+    attr = pytest.importorskip("captum.attr", reason="captum is not installed")
+    module, x = case
+    theirs = attr.Saliency(module).attribute(x.clone().requires_grad_(), CLASSES).amax(1)
+    ours = cl.Saliency()(cl.wrap(module), x, cl.ClassTarget(CLASSES)).values[:, 0]
+    assert difference(theirs, ours) <= NEAR

@@ -14,6 +14,7 @@ RULES: dict[str, str] = {
     "quantile": "camlucida.boxes.from_map:Quantile",
     "fixed-level": "camlucida.boxes.from_map:FixedLevel",
     "tight-loose": "camlucida.boxes.tight_loose:TightLoose",
+    "graph-cut": "camlucida.boxes.graph_cut:GraphCut",
 }
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from PIL import Image
 from scipy import ndimage
 
 from camlucida.errors import UsageError
@@ -35,6 +36,21 @@ class Rule(Protocol):
 
     def __call__(self, maps: HeatMaps) -> Boxes:
         """Boxes of every map, thresholded in source pixels (at most `MAX_SIDE` a side)."""
+
+
+@runtime_checkable
+class ColourRule(Rule, Protocol):
+    """A rule that looks at the picture's colours, too."""
+
+    def on_picture(self, heat: NDArray[Any], picture: Image.Image) -> tuple[ScoredBox, ...]:
+        """As `on_map`, with the picture that the map is laid over, whatever H and W."""
+
+
+def boxes_of(
+    rule: Rule, heat: NDArray[Any], size: Size, picture: Callable[[], Image.Image]
+) -> tuple[ScoredBox, ...]:
+    """The rule's boxes of one map; `picture` is asked for where the rule looks at colours."""
+    return rule.on_picture(heat, picture()) if isinstance(rule, ColourRule) else rule.on_map(heat, size)
 
 
 @dataclass(frozen=True)

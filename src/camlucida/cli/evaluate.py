@@ -16,6 +16,10 @@ together. The figures: top-1, top-5, per class, confusion, calibration; for sigm
 
 scales=single is the card's size S; scales=multiple is S − 32, S, S + 32 (for crops of 224; in proportion for others);
 scales=256/384/512 are your own. pool=logit averages scores over places, pool=probability posteriors.
+
+--task localization: every localization protocol at once: ILSVRC error@1 and @5, Top-1 and Top-5 localization,
+ground-truth-known, CorLoc, pointing game, energy, MaxBoxAcc, MaxBoxAccV2, PxAP where there are masks; the whole
+accuracy–threshold curve; and beside them the whole picture, the best centred box, a Gaussian, a random head.
 """
 
 from __future__ import annotations
@@ -27,6 +31,18 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from camlucida.cli import choices
+
+LOCALIZATION = (
+    "iou",
+    "top",
+    "oracle_threshold",
+    "convention",
+    "maps",
+    "save_maps",
+    "blacklist",
+    "figures",
+    "seed",
+)
 
 
 @dataclass(frozen=True)
@@ -58,6 +74,24 @@ class Options:
     """The rule's threshold instead of the card's."""
     views: str = "auto"
     """As in camlucida localize."""
+    iou: float = 0.5
+    """Localization: a box is right from this overlap on."""
+    top: int = 5
+    """Localization: guesses a picture, for error@1 and error@TOP. --boxes tight-loose makes the paper's five of three classes."""
+    oracle_threshold: bool = False
+    """Localization: choose the rule's threshold on the very pictures that are judged. It is an upper bound, and every output says so."""
+    convention: Literal["half-open", "reference"] = "half-open"
+    """Localization: how MaxBoxAcc and MaxBoxAccV2 find and compare boxes; reference is the WSOL benchmark's own code (needs camlucida[wsol])."""
+    maps: Annotated[str | None, tyro.conf.arg(metavar="FOLDER")] = None
+    """Localization: judge another tool's maps, scoremaps/PICTURE.npy as in the WSOL benchmark, one of each picture's own class; no network runs."""
+    save_maps: Annotated[str | None, tyro.conf.arg(metavar="FOLDER")] = None
+    """Localization: write each picture's map of its own class there in that layout, 224 × 224, 0 to 1."""
+    blacklist: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
+    """Localization: pictures left out, a path, file name or ILSVRC number a line."""
+    figures: int = 12
+    """Localization: pictures shown on the page."""
+    seed: int = 0
+    """Localization: of the random head and the intervals."""
     corners: Literal["half-open", "inclusive"] | None = None
     """How boxes are written; by default inclusive in boxes.csv and Tiny-ImageNet's files, half-open in manifests."""
     limit: int | None = None
@@ -71,7 +105,7 @@ class Options:
     tune: str | None = None
     """Packed FILE.safetensors: write this run's best threshold, method, views and size on its card. Only with --split tuning."""
     out: str | None = None
-    """Folder for evaluation.json and curve.csv; of a classification, evaluation.json, classification.html, classes.csv and confusion.csv."""
+    """Folder for evaluation.json and curve.csv; of a localization, localization.json, curve.csv, curve.svg, pictures.parquet and report.html; of a classification, evaluation.json, classification.html, classes.csv and confusion.csv."""
     json: bool = False
     """Print the figures as JSON."""
 
@@ -83,9 +117,25 @@ def run(options: Options, command: Sequence[str]) -> int:
     task = options.task
     if task == "summary" and (means or _are_predictions(options.data)):
         task = "classification"
+    if task != "localization":
+        _only_localization(options, task)
     return {"summary": _summary, "classification": _classification, "localization": _localization}[task](
         options, command
     )
+
+
+def _only_localization(options: Options, task: str) -> None:
+    """Raises UsageError where an option is given that this task does not have."""
+    from dataclasses import fields
+
+    from camlucida.errors import UsageError
+
+    defaults = {field.name: field.default for field in fields(Options)}
+    for name in LOCALIZATION:
+        if getattr(options, name) != defaults[name]:
+            raise UsageError(
+                f"--{name.replace('_', '-')}", got=f"--task {task}", do="it belongs to --task localization"
+            )
 
 
 def _are_predictions(data: Sequence[str]) -> bool:
@@ -103,21 +153,20 @@ def _classification(options: Options, command: Sequence[str]) -> int:
 
 
 def _localization(options: Options, command: Sequence[str]) -> int:
-    from camlucida.errors import UsageError
+    from camlucida.cli import evaluate_localization
 
-    raise UsageError(
-        "--task localization", got="a task that is not there yet", allowed="summary | classification"
-    )
+    return evaluate_localization.run(options, command)
 
 
-def examples(options: Options, labels: Sequence[Any]) -> Any:
-    """The data set that the options name, under these labels. Raises UsageError."""
+def examples(options: Options, labels: Sequence[Any] | None) -> Any:
+    """The data set that the options name, under these labels, or its own. Raises UsageError."""
     import sys
 
     from camlucida.errors import UsageError
     from camlucida.images import datasets
 
-    data = datasets.load(options.data, options.corners).split(options.split).relabelled(labels)
+    data = datasets.load(options.data, options.corners).split(options.split)
+    data = data if labels is None else data.relabelled(labels)
     if options.limit is not None and options.limit < len(data):
         if options.limit < 1:
             raise UsageError("--limit", got=options.limit, allowed="≥ 1")

@@ -31,9 +31,9 @@ class Options:
     top: int = 5
     """How many classes of each picture to localize."""
     method: str = "auto"
-    """cam, grad-cam, occlusion; with options as occlusion:patch=16,stride=4. auto: CAM where the head allows it."""
+    """cam, grad-cam, occlusion, saliency; with options as occlusion:patch=16,stride=4. auto: CAM where the head allows it."""
     boxes: str = "auto"
-    """fraction-of-max, quantile, fixed-level, tight-loose; as fraction-of-max:threshold=0.3,components=all. auto: the card's."""
+    """fraction-of-max, quantile, fixed-level, tight-loose, graph-cut; as fraction-of-max:threshold=0.3,components=all. auto: the card's."""
     threshold: float | None = None
     """The rule's threshold: share of the map's maximum, quantile or level."""
     views: str = "auto"

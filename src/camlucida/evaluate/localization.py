@@ -97,11 +97,7 @@ class Tally:
             corners = np.array([box.corners for box in truth])
             hits = metrics.box_iou(sweep[:, None], corners[None]).max(1) >= IOU
             hit = bool(metrics.box_iou(np.array(own[0].box.corners)[None], corners).max() >= IOU)
-        mine = probabilities[label]
-        before = int(
-            (probabilities > mine).sum() + (probabilities[:label] == mine).sum()
-        )  # ties: the lower index first
-        self._rows.append((hits, hit, bool(truth), before + 1))
+        self._rows.append((hits, hit, bool(truth), rank_of(probabilities, label)))
         self._truths.append((truth, size))
 
     def measured(self) -> Measured:
@@ -118,31 +114,48 @@ class Tally:
         )  # fmt: skip
 
 
+def rank_of(probabilities: NDArray, label: int) -> int:
+    """The place of a class among the probabilities `(C,)`, from 1; of equal ones the lower index comes first."""
+    mine = probabilities[label]
+    return 1 + int((probabilities > mine).sum() + (probabilities[:label] == mine).sum())
+
+
 def constant_boxes(truths: Sequence[tuple[tuple[Box, ...], Size]]) -> dict[str, float]:
-    """What one answer for all pictures scores, percent at IoU ≥ 0.5: the whole picture, and the centred box whose size
-    (share of width and height, steps of 0.02) does best on these very pictures."""
+    """What one answer for all pictures scores, percent at IoU ≥ 0.5: the whole picture, and the `best_centred` box."""
     if not truths:
         return {}
+    corners = _relative(truths)
+    width, height = best_centred(truths)
+    return {
+        "whole_picture": round(_constant(corners, 1, 1, IOU), 2),
+        "best_centred_box": round(_constant(corners, width, height, IOU), 2),
+        "best_centred_box_width": width,
+        "best_centred_box_height": height,
+    }
+
+
+def best_centred(truths: Sequence[tuple[tuple[Box, ...], Size]], iou: float = IOU) -> tuple[float, float]:
+    """Width and height, in shares of the picture's (steps of 0.02), of the centred box that overlaps a box of most of these
+    very pictures by at least `iou`."""
+    corners = _relative(truths)
+    sides = np.arange(0.4, 1.0001, 0.02)
+    _, width, height = max(
+        ((_constant(corners, w, h, iou), w, h) for w in sides for h in sides), key=lambda found: found[0]
+    )
+    return round(float(width), 2), round(float(height), 2)
+
+
+def _constant(corners: NDArray[np.float64], width: float, height: float, iou: float) -> float:
+    box = np.array([0.5 - width / 2, 0.5 - height / 2, 0.5 + width / 2, 0.5 + height / 2])
+    return 100 * float((metrics.box_iou(box, corners).max(1) >= iou).mean())
+
+
+def _relative(truths: Sequence[tuple[tuple[Box, ...], Size]]) -> NDArray[np.float64]:
+    """Boxes in shares of their picture, `(N, B, 4)`; where a picture has fewer than B, its last one again."""
     most = max(len(boxes) for boxes, _ in truths)
     corners = np.zeros((len(truths), most, 4))
     for i, (boxes, size) in enumerate(truths):
         for j in range(most):
-            corners[i, j] = np.array(boxes[min(j, len(boxes) - 1)].corners) / [
-                size.width,
-                size.height,
-                size.width,
-                size.height,
-            ]
-
-    def score(width: float, height: float) -> float:
-        box = np.array([0.5 - width / 2, 0.5 - height / 2, 0.5 + width / 2, 0.5 + height / 2])
-        return 100 * float((metrics.box_iou(box, corners).max(1) >= IOU).mean())
-
-    sides = np.arange(0.4, 1.0001, 0.02)
-    best = max(((score(w, h), w, h) for w in sides for h in sides), key=lambda found: found[0])
-    return {
-        "whole_picture": round(score(1, 1), 2),
-        "best_centred_box": round(best[0], 2),
-        "best_centred_box_width": round(float(best[1]), 2),
-        "best_centred_box_height": round(float(best[2]), 2),
-    }
+            sides = [size.width, size.height, size.width, size.height]
+            corners[i, j] = np.array(boxes[min(j, len(boxes) - 1)].corners) / sides
+    return corners

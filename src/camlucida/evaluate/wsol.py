@@ -216,39 +216,56 @@ def pixel_average_precision(
     `repeats`: how often pictures are resampled for the interval (each picture as often as a Poisson number says, so
     that no picture need be kept); 0 for none.
     """
-    levels = _thresholds(thresholds)
-    if not len(levels) or (np.diff(levels) <= 0).any():
-        raise UsageError(
-            "pixel_average_precision(thresholds=…)", got=f"{levels}", allowed="rising, at least one"
-        )
-    edges = np.append(levels, [1.0, 2.0] if levels[-1] < 1 else [2.0])
-    generator = np.random.default_rng(seed)
-    total = np.zeros((1, 2, len(edges) - 1))
-    resampled = np.zeros((repeats, 2, len(edges) - 1))
-    waiting: list[NDArray[np.int64]] = []
-    pictures = 0
-
-    def settle() -> None:
-        counts = np.array(waiting, np.float64).reshape(len(waiting), -1)
-        total[0] += counts.sum(0).reshape(2, -1)
-        if repeats and waiting:
-            times = generator.poisson(1.0, (len(waiting), repeats)).astype(np.float64)
-            resampled[:] += (times.T @ counts).reshape(resampled.shape)
-        waiting.clear()
-
+    tally = PixelTally(thresholds, repeats=repeats, seed=seed)
     for heat, mask in _pairs(score_maps, masks, "pixel_average_precision", "maps", "masks"):
-        waiting.append(_counted(as_map(heat), np.asarray(mask), edges, normalise))
-        pictures += 1
-        if len(waiting) == BLOCK:
-            settle()
-    settle()
-    precision, recall, value = _area(total)
-    interval = (np.nan, np.nan)
-    if repeats and pictures:
-        figures = _area(resampled)[2]
-        if np.isfinite(figures).any():
-            interval = metrics.middle(figures[np.isfinite(figures)])
-    return PixelAveragePrecision(float(value[0]), interval, edges[-2::-1], precision[0], recall[0], pictures)
+        tally.add(heat, mask, normalise=normalise)
+    return tally.result()
+
+
+class PixelTally:
+    """`pixel_average_precision`, one picture after another: it keeps counts alone."""
+
+    def __init__(self, thresholds: ArrayLike, *, repeats: int = 1000, seed: int = 0) -> None:
+        levels = _thresholds(thresholds)
+        if not len(levels) or (np.diff(levels) <= 0).any():
+            raise UsageError(
+                "pixel_average_precision(thresholds=…)", got=f"{levels}", allowed="rising, at least one"
+            )
+        self.pictures = 0
+        self._edges = np.append(levels, [1.0, 2.0] if levels[-1] < 1 else [2.0])
+        self._generator = np.random.default_rng(seed)
+        self._total = np.zeros((1, 2, len(self._edges) - 1))
+        self._resampled = np.zeros((repeats, 2, len(self._edges) - 1))
+        self._waiting: list[NDArray[np.int64]] = []
+
+    def add(self, heat: ArrayLike, mask: ArrayLike, *, normalise: bool = False) -> None:
+        """Counts the pixels of one picture."""
+        self._waiting.append(_counted(as_map(heat), np.asarray(mask), self._edges, normalise))
+        self.pictures += 1
+        if len(self._waiting) == BLOCK:
+            self._settle()
+
+    def result(self) -> PixelAveragePrecision:
+        """Of the pictures so far."""
+        self._settle()
+        precision, recall, value = _area(self._total)
+        interval = (np.nan, np.nan)
+        if len(self._resampled) and self.pictures:
+            figures = _area(self._resampled)[2]
+            if np.isfinite(figures).any():
+                interval = metrics.middle(figures[np.isfinite(figures)])
+        return PixelAveragePrecision(
+            float(value[0]), interval, self._edges[-2::-1], precision[0], recall[0], self.pictures
+        )
+
+    def _settle(self) -> None:
+        counts = np.array(self._waiting, np.float64).reshape(len(self._waiting), -1)
+        self._total[0] += counts.sum(0).reshape(2, -1)
+        repeats = len(self._resampled)
+        if repeats and self._waiting:
+            times = self._generator.poisson(1.0, (len(self._waiting), repeats)).astype(np.float64)
+            self._resampled += (times.T @ counts).reshape(self._resampled.shape)
+        self._waiting.clear()
 
 
 def _counted(

@@ -16,6 +16,7 @@ METHODS: dict[str, str] = {
     "cam": "camlucida.maps.cam:CAM",
     "grad-cam": "camlucida.maps.grad_cam:GradCAM",
     "occlusion": "camlucida.maps.occlusion:Occlusion",
+    "saliency": "camlucida.maps.saliency:Saliency",
 }
 
 

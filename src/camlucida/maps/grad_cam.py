@@ -46,7 +46,7 @@ class GradCAM:
             cells = layer.cells(activations.detach()).float().flatten(2)
             maps, dead = [], []
             for k in range(scores.shape[1]):
-                gradient = _gradient(scores[:, k].sum(), activations, _is_half(network))
+                gradient = gradient_of(scores[:, k].sum(), activations, is_half(network))
                 by_cell = layer.cells(gradient).flatten(2)
                 dead.append((by_cell == 0).all(2).all(1))
                 if layer.prefix and dead[-1].all() and gradient.any():
@@ -66,12 +66,12 @@ class GradCAM:
         )  # fmt: skip
 
 
-def _is_half(network: Network) -> bool:
+def is_half(network: Network) -> bool:
     parameter = next(network.module.parameters(), None)
     return network.precision == "16-mixed" or (parameter is not None and parameter.dtype == torch.float16)
 
 
-def _gradient(score: Tensor, activations: Tensor, half: bool) -> Tensor:
+def gradient_of(score: Tensor, activations: Tensor, half: bool) -> Tensor:
     """∂score/∂activations in float32. In float16 the share of one cell of a large map rounds to zero, so the score
     is scaled up by as much as each picture's numbers bear."""
     found = torch.full_like(activations, torch.nan, dtype=torch.float32)

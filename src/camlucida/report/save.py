@@ -179,7 +179,7 @@ class ResultFolder:
         table = pa.Table.from_pylist([row for one in seen for row in _rows(one)], COLUMNS)
         _write_json(self._notes_file(index), notes)
         file = self.folder / "localizations" / f"part-{index:05d}.parquet"
-        with _replacing(file) as partial:
+        with replacing(file) as partial:
             pa.parquet.write_table(table, partial, compression="zstd")
         self._pictures[index] = len(seen)
 
@@ -225,7 +225,7 @@ class ResultFolder:
         _write_rejected(self.folder / "rejected.csv", self._rejected())
         if page:
             text = pages.write(self._entries(), self._summary(counts))
-            with _replacing(self.folder / "report.html") as partial:
+            with replacing(self.folder / "report.html") as partial:
                 partial.write_text(text, encoding="utf-8", newline="\n")
         times = self.manifest["times"]
         times = {
@@ -368,13 +368,13 @@ def _read(files: Iterable[Path], columns: list[str]) -> Iterator[dict[str, Any]]
 
 
 def _write_csv(file: Path, files: Sequence[Path]) -> None:
-    with _replacing(file) as partial, pa.csv.CSVWriter(partial, COLUMNS) as writer:
+    with replacing(file) as partial, pa.csv.CSVWriter(partial, COLUMNS) as writer:
         for part in files:
             writer.write_table(pa.parquet.ParquetFile(part).read())
 
 
 def _write_rejected(file: Path, rejected: Iterable[Sequence[str]]) -> None:
-    with _replacing(file) as partial, partial.open("w", encoding="utf-8", newline="") as stream:
+    with replacing(file) as partial, partial.open("w", encoding="utf-8", newline="") as stream:
         writer = csv_files.writer(stream, lineterminator="\n")
         writer.writerow(["path", "reason"])
         writer.writerows(rejected)
@@ -386,7 +386,7 @@ def _write_coco(folder: Path, files: Sequence[Path], labels: Sequence[Label]) ->
     names = {index: (label.id, label.name) for index, label in enumerate(labels)}
     with ExitStack() as stack:
         targets = [
-            stack.enter_context(_replacing(folder / name)) for name in ("coco.json", "coco_results.json")
+            stack.enter_context(replacing(folder / name)) for name in ("coco.json", "coco_results.json")
         ]
         dataset, results = (
             stack.enter_context(target.open("w", encoding="utf-8", newline="\n")) for target in targets
@@ -605,7 +605,7 @@ def _clear(file: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _replacing(file: Path) -> Iterator[Path]:
+def replacing(file: Path) -> Iterator[Path]:
     """A path beside `file` to write to, which takes the file's place if all goes well and vanishes if not."""
     partial = file.with_name(f".{file.name}.partial")
     with _clear(file):
@@ -622,7 +622,7 @@ def _replacing(file: Path) -> Iterator[Path]:
 
 def _write_json(file: Path, value: Any) -> None:
     indent = 1 if file.name == "manifest.json" else None
-    with _replacing(file) as partial:
+    with replacing(file) as partial:
         partial.write_text(_dumps(value, indent=indent) + "\n", encoding="utf-8", newline="\n")
 
 
