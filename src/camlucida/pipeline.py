@@ -203,7 +203,7 @@ def measure(
     tally = Tally(chosen.rule.level)
     for start in range(0, len(data), part):
         examples = data.examples[start : start + part]
-        labels, truth = [e.label for e in examples], [e.boxes for e in examples]
+        labels, truth = [e.label for e in examples], [() if e.blacklisted else e.boxes for e in examples]
         looked = look(
             chosen, [e.source for e in examples], batch=batch, workers=workers, classes=labels, truth=truth
         )

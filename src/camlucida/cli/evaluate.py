@@ -66,6 +66,8 @@ class Options:
     """DATA are pictures without labels: only --predictions and --submission are written."""
     split: Literal["all", "train", "tuning"] = "all"
     """tuning: one in five by file name, where thresholds are chosen; train: the rest."""
+    subset: str | None = None
+    """Published split to read: train, val, test or what docs/data.md names; without it, all that has labels."""
     method: str = "auto"
     """As in camlucida localize."""
     boxes: str = "auto"
@@ -165,7 +167,7 @@ def examples(options: Options, labels: Sequence[Any] | None) -> Any:
     from camlucida.errors import UsageError
     from camlucida.images import datasets
 
-    data = datasets.load(options.data, options.corners).split(options.split)
+    data = datasets.load(options.data, options.corners, options.subset).split(options.split)
     data = data if labels is None else data.relabelled(labels)
     if options.limit is not None and options.limit < len(data):
         if options.limit < 1:
@@ -173,6 +175,11 @@ def examples(options: Options, labels: Sequence[Any] | None) -> Any:
         data = replace(data, examples=data.examples[:: len(data) // options.limit][: options.limit])
     for note in data.notes:
         print(note, file=sys.stderr)
+    bare = [e.source.name for e in data.examples if e.label < 0]
+    if bare:
+        raise UsageError(
+            f"{len(bare)} of {len(data)} pictures have no class", got=bare[0], allowed="pictures with labels"
+        )
     return data
 
 

@@ -34,6 +34,8 @@ def bar(what: str, total: int) -> Iterator[Moved]:
         task = shown.add_task(what, total=total, words="")
 
         def move(done: int, words: str = "") -> None:
-            shown.update(task, advance=done, **({"words": words} if words else {}))
+            shown.advance(task, done)
+            if words:
+                shown.update(task, words=words)
 
         yield move

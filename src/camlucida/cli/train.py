@@ -45,6 +45,8 @@ class Options:
     """Folder for network, checkpoints and log."""
     split: Literal["all", "train"] = "all"
     """all: every picture; train: without the tuning split (one in five by file name), whose top-1 is then reported after each epoch and whose best network is kept."""
+    subset: str | None = None
+    """Published split to read: train, val, test or what docs/data.md names; without it, all that has labels."""
     epochs: int | None = None
     """Another number of epochs than the recipe's."""
     batch: int | None = None
@@ -92,7 +94,7 @@ def run(options: Options, command: Sequence[str]) -> int:
     with report.alone(out) if first else nullcontext():
         if first:
             _check_folder(out, options)
-        given = datasets.load(options.data)
+        given = datasets.load(options.data, subset=options.subset)
         data, tuning = given.split(options.split), given.split("tuning") if options.split == "train" else None
         for note in given.notes if first else ():
             print(note, file=sys.stderr)
