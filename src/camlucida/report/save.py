@@ -190,10 +190,10 @@ class ResultFolder:
         folder.mkdir(exist_ok=True)
 
         def draw(one: Seen) -> None:
-            for rank, shown in figures.sheets(one):
+            for rank, shown in figures.sheets(one, longest=figures.OVERLAY):
                 file = folder / f"{names[one.source.name]}-{rank}.png"
                 with _clear(file):
-                    file.write_bytes(render.png(shown))
+                    file.write_bytes(render.png(shown, packed=False))
 
         for _ in pool.map(draw, seen):
             pass
