@@ -246,24 +246,36 @@ def _read(chosen: Plan, source: Source | Any) -> _Read | Rejected:
 
 def _map(chosen: Plan, pictures: Sequence[_Read], wanted: Sequence[int] | None) -> list[_Mapped]:
     """Maps of one batch in each view; the views agree on the classes by their mean probability."""
-    net = chosen.network
+    net, count = chosen.network, chosen.views.count
+    shared = _sharing(pictures[0])
     batches = [
         Batch(
-            net.card.preprocessing.normalise(torch.stack([p.pixels[v] for p in pictures])).to(net.device),
-            tuple(p.views[v] for p in pictures),
+            net.card.preprocessing.normalise(torch.stack([p.pixels[v] for v in views for p in pictures])).to(
+                net.device
+            ),
+            tuple(p.views[v] for v in views for p in pictures),
         )
-        for v in range(chosen.views.count)
+        for views in shared
     ]
     method = chosen.method or for_network(net, batches[0])
-    many = len(batches) > 1
     probabilities = logits = None
 
+    def apart(each: Sequence[Tensor]) -> list[Tensor]:
+        """What batches hold, one tensor for each view."""
+        return [view for one in each for view in one.split(len(pictures))]
+
     def agreed(each: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        return torch.stack([net.probabilities(one) for one in each]).mean(0), torch.stack(list(each)).mean(0)
+        every = apart(each)
+        return torch.stack([net.probabilities(one) for one in every]).mean(0), torch.stack(every).mean(0)
+
+    def over(classes: Tensor, views: Sequence[int]) -> Tensor:
+        return classes.repeat(len(views), 1)
 
     made: list[HeatMaps] = []
-    target: Target = ClassTarget(list(wanted)) if wanted is not None else _Best(chosen.top)
-    if many and wanted is None:
+    targets: list[Target] = [_Best(chosen.top)] * len(batches)
+    if wanted is not None:
+        targets = [ClassTarget([*wanted] * len(views)) for views in shared]
+    if count > 1 and wanted is None:
         # CAM has the maps of all classes after one pass; other methods need one more once the classes are agreed on.
         if isinstance(method, CAM):
             made = [method(net, b, ClassTarget.all()) for b in batches]
@@ -271,9 +283,9 @@ def _map(chosen: Plan, pictures: Sequence[_Read], wanted: Sequence[int] | None) 
         else:
             probabilities, logits = agreed([net(b) for b in batches])
         classes = ClassTarget.top(min(chosen.top, logits.shape[1])).classes(probabilities)
-        made = [of_classes(one, classes) for one in made]
-        target = ClassTarget(classes)
-    made = made or [method(net, b, target) for b in batches]
+        made = [of_classes(one, over(classes, views)) for one, views in zip(made, shared, strict=False)]
+        targets = [ClassTarget(over(classes, views)) for views in shared]
+    made = made or [method(net, b, target) for b, target in zip(batches, targets, strict=True)]
     if logits is None or probabilities is None:
         each = [net(b) if one.logits is None else one.logits for one, b in zip(made, batches, strict=True)]
         probabilities, logits = agreed(each)
@@ -284,10 +296,31 @@ def _map(chosen: Plan, pictures: Sequence[_Read], wanted: Sequence[int] | None) 
             allowed=f"{logits.shape[1]}, one per output",
         )
     assert made[0].classes is not None
-    rows = zip(probabilities.cpu().numpy(), logits.cpu().numpy(), made[0].classes.tolist(), strict=True)
+    rows = zip(
+        probabilities.cpu().numpy(),
+        logits.cpu().numpy(),
+        made[0].classes[: len(pictures)].tolist(),
+        strict=True,
+    )
     name = specs.describe(method, maps.METHODS)
     made = [replace(one, method=name, values=one.values.cpu()) for one in made]
-    return [_Mapped(p, z, c, tuple(_of_picture(one, i) for one in made)) for i, (p, z, c) in enumerate(rows)]
+    places = [(one, start * len(pictures)) for one, views in zip(made, shared, strict=True) for start in range(len(views))]
+    return [
+        _Mapped(p, z, c, tuple(_of_picture(one, start + i) for one, start in places))
+        for i, (p, z, c) in enumerate(rows)
+    ]  # fmt: skip
+
+
+def _sharing(one: _Read) -> list[list[int]]:
+    """Which views go through the network together: a view and its mirror image, which have one shape."""
+    shared: list[list[int]] = []
+    for v, pixels in enumerate(one.pixels):
+        first = shared[-1][0] if shared else None
+        if first is not None and len(shared[-1]) == 1 and pixels.shape == one.pixels[first].shape:
+            shared[-1].append(v)
+        else:
+            shared.append([v])
+    return shared
 
 
 def _of_picture(every: HeatMaps, i: int) -> HeatMaps:
