@@ -17,7 +17,7 @@ from torch import Tensor
 
 from camlucida import maps, specs
 from camlucida.boxes import RULES, FractionOfMax, rule
-from camlucida.boxes.component_tree import sweep
+from camlucida.boxes.component_tree import sweeps
 from camlucida.boxes.from_map import MAX_SIDE, Rule
 from camlucida.errors import InputError, UsageError
 from camlucida.evaluate.localization import Measured, Tally
@@ -376,7 +376,7 @@ def _boxed(chosen: Plan, one: _Read, mapped: _Mapped, sweeping: bool) -> _Boxed:
     if sweeping:
         small = max(one.size.height, one.size.width) <= SWEEP_SIDE
         coarse = (merged if small else merge(mapped.maps, SWEEP_SIDE, how)[0]).numpy()
-        swept = np.stack([sweep(heat, one.size, THRESHOLDS, **same) for heat in coarse])
+        swept = sweeps(coarse, one.size, THRESHOLDS, **same)
     return _Boxed(tuple(found), grid.numpy(), swept, mapped.probabilities)
 
 

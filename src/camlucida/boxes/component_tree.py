@@ -45,18 +45,33 @@ def sweep(
     Row i is exactly what `FractionOfMax(thresholds[i], "largest", connectivity, normalise)` gives, the whole
     picture where it finds no component. `thresholds (T,)`: shares of the maximum, 0 to 1, in any order.
     """
+    return sweeps(np.asarray(heat)[None], size, thresholds, connectivity, normalise)[0]
+
+
+def sweeps(
+    heats: NDArray[Any],
+    size: Size,
+    thresholds: ArrayLike,
+    connectivity: Literal[8, 4] = 8,
+    normalise: bool = False,
+) -> NDArray[np.float64]:
+    """`sweep` of each of K maps `(K, H, W)` of one picture, `(K, T, 4)`, in one pass over all of them."""
     thresholds = _checked(thresholds)
     check_choice("sweep(connectivity=…)", connectivity, (8, 4))
-    boxes = np.tile(np.array(whole_picture(size).box.corners), (len(thresholds), 1))
-    usable = usable_map(heat, normalise)
-    if usable is None or not len(thresholds):
+    boxes = np.tile(np.array(whole_picture(size).box.corners), (len(heats), len(thresholds), 1))
+    usable = {k: one for k, heat in enumerate(heats) if (one := usable_map(heat, normalise)) is not None}
+    if not usable or not len(thresholds):
         return boxes
-    cuts = cut(usable, thresholds)
-    order = np.argsort(cuts, kind="stable")
-    # The level of a pixel is the number of cuts strictly below it.
-    levels = np.searchsorted(cuts[order], usable.ravel(), side="left").reshape(usable.shape)
-    found = _largest_per_level(levels, connectivity)
-    boxes[order[: len(found)]] = to_source(found, usable.shape, size)
+    # One above the other, a line of level 0 between them: nothing hangs together across it.
+    height, width = heats.shape[1:]
+    levels, orders = np.zeros((len(usable), height + 1, width), np.int64), []
+    for own, one in zip(levels, usable.values(), strict=True):
+        cuts = cut(one, thresholds)
+        orders.append(np.argsort(cuts, kind="stable"))
+        # The level of a pixel is the number of cuts strictly below it.
+        own[:height] = np.searchsorted(cuts[orders[-1]], one.ravel(), side="left").reshape(one.shape)
+    for k, order, found in zip(usable, orders, _largest_per_level(levels, connectivity), strict=True):
+        boxes[k, order[: len(found)]] = to_source(found, (height, width), size)
     return boxes
 
 
@@ -67,11 +82,14 @@ def _checked(thresholds: ArrayLike) -> NDArray[np.float64]:
     return values
 
 
-def _largest_per_level(levels: Integers, connectivity: int) -> Integers:
-    """Half-open boxes `(max level, 4)` on the grid: row t − 1 is the largest component of `levels >= t`."""
-    width, top = levels.shape[1], int(levels.max())
+def _largest_per_level(maps: Integers, connectivity: int) -> list[Integers]:
+    """For each map of `(K, H, W)`, whose last line is 0, half-open boxes `(max level, 4)` on the grid: row t − 1 is
+    the largest component of `levels >= t`."""
+    many, lines, width = maps.shape
+    tops, top = maps.max((1, 2)), int(maps.max())
     if top == 0:
-        return np.empty((0, 4), np.int64)
+        return [np.empty((0, 4), np.int64)] * many
+    levels = maps.reshape(many * lines, width)
     flat = levels.ravel()
     peak_of, peaks = _peaks(levels, connectivity)
     into, height = _merges(*_passes(levels, peak_of, peaks, connectivity), peaks)
@@ -108,8 +126,12 @@ def _largest_per_level(levels: Integers, connectivity: int) -> Integers:
     ranked = np.lexsort((-first, area))
     rank = np.empty_like(ranked)
     rank[ranked] = np.arange(count)
-    best = ranked[_highest_over(below, level - 1, rank, top)]
-    return np.stack([left, first // width, right + 1, last // width + 1], axis=1)[best]
+    # Each map has places of its own, one for each level.
+    upper, lower = first // width, last // width
+    which = upper // lines
+    best = ranked[_highest_over(which * top + below, which * top + level - 1, rank, many * top)]
+    found = np.stack([left, upper - which * lines, right + 1, lower - which * lines + 1], axis=1)[best]
+    return [one[:own] for one, own in zip(found.reshape(many, top, 4), tops, strict=True)]
 
 
 def _peaks(levels: Integers, connectivity: int) -> tuple[Integers, int]:
