@@ -33,11 +33,11 @@ from camlucida.targets import Bound, ClassTarget, Output, Target
 from camlucida.values import Batch, Box, HeatMaps, Localization, Size, View, status_words
 
 THRESHOLDS = np.arange(100) / 100  # of the page's slider and of the evaluation's curve
-SWEEP_SIDE = (
-    256  # the swept boxes are read off maps of at most this many samples a side: they are for looking
-)
+SWEEP_SIDE = 96  # the page's swept boxes are read off maps of at most this many samples a side: they are for looking
+MEASURED_SIDE = 256  # the same for the curve of an evaluation
 GRID_SIDE = 64  # the same for the grids of merged maps that the page draws
 KEPT_PIXELS = 2_000_000  # a larger picture is read again when it is drawn, rather than kept
+KEPT_IN_ALL = 32_000_000  # and so are pictures beyond so many pixels in a part: 100 MB
 
 
 @dataclass(frozen=True)
@@ -126,50 +126,74 @@ def look(
     classes: Sequence[int] | None = None,
     truth: Sequence[tuple[Box, ...]] | None = None,
     sweeping: bool = True,
+    sweep_side: int = SWEEP_SIDE,
 ) -> Iterator[Seen | Rejected]:
     """Localizes one part of a run, in order. Pictures that the network sees at one shape share batches, in an
     order that the part alone fixes; the boxes of a batch are found by `workers` threads while the network runs
     on the next. `classes`: localize this class of each picture instead of the predicted ones."""
+    side = sweep_side if sweeping else 0
     pool = ThreadPoolExecutor(max(workers, 1))
     try:
-        read = list(pool.map(lambda source: _read(chosen, source), part))
+        read = _kept(pool.map(lambda source: _read(chosen, source), part))
         groups: dict[tuple, list[int]] = defaultdict(list)
         for i, one in enumerate(read):
             if not isinstance(one, Rejected):
                 groups[tuple(tuple(p.shape) for p in one.pixels)].append(i)
         results: dict[int, Future[_Boxed]] = {}
-        for members in groups.values():
-            for start in range(0, len(members), batch):
-                chunk = members[start : start + batch]
-                wanted = None if classes is None else [classes[i] for i in chunk]
-                for i, mapped in zip(chunk, _map(chosen, [read[i] for i in chunk], wanted), strict=True):  # type: ignore[misc]
-                    results[i] = pool.submit(_boxed, chosen, read[i], mapped, sweeping)  # type: ignore[arg-type]
-        for i, one in enumerate(read):
-            if isinstance(one, Rejected):
-                yield one
-                continue
-            try:
-                picture = one.picture or read_picture(
-                    _payload(one.source), chosen.network.card.preprocessing.mean_colour, chosen.max_pixels
-                )
-            except InputError as error:  # it was there a moment ago
-                yield Rejected(one.source, str(error))
-                continue
-            boxed = results.pop(i).result()
-            thresholds = THRESHOLDS if sweeping else THRESHOLDS[:0]
-            given = truth[i] if truth else ()
-            yield Seen(
-                one.source,
-                picture,
-                boxed.found,
-                boxed.grid,
-                thresholds,
-                boxed.sweep,
-                given,
-                boxed.probabilities,
-            )
+        given = iter(range(len(read)))
+        following = next(given, None)
+        chunks = [m[start : start + batch] for m in groups.values() for start in range(0, len(m), batch)]
+        for chunk in [*chunks, []]:
+            wanted = None if classes is None else [classes[i] for i in chunk]
+            mapped = _map(chosen, [read[i] for i in chunk], wanted) if chunk else []  # type: ignore[misc]
+            for i, one_mapped in zip(chunk, mapped, strict=True):
+                results[i] = pool.submit(_boxed, chosen, read[i], one_mapped, side)  # type: ignore[arg-type]
+            # What is ready is given away, so that its picture need not be kept; at the end, what is left.
+            while following is not None:
+                one = read[following]
+                if not isinstance(one, Rejected) and chunk:
+                    if following not in results or not results[following].done():
+                        break
+                found = truth[following] if truth else ()
+                yield _seen(chosen, one, results.pop(following, None), found, sweeping)
+                read[following] = None  # type: ignore[call-overload]
+                following = next(given, None)
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _kept(read: Iterable[_Read | Rejected]) -> list[_Read | Rejected]:
+    """What was read, with as many of the pictures as may be kept; the others are read again when they are drawn."""
+    kept, pixels = [], 0
+    for one in read:
+        if isinstance(one, _Read) and one.picture is not None:
+            pixels += one.size.height * one.size.width
+            one = one if pixels <= KEPT_IN_ALL else replace(one, picture=None)
+        kept.append(one)
+    return kept
+
+
+def _seen(
+    chosen: Plan,
+    one: _Read | Rejected,
+    result: Future[_Boxed] | None,
+    truth: tuple[Box, ...],
+    sweeping: bool,
+) -> Seen | Rejected:
+    if isinstance(one, Rejected) or result is None:
+        assert isinstance(one, Rejected)
+        return one
+    try:
+        picture = one.picture or read_picture(
+            _payload(one.source), chosen.network.card.preprocessing.mean_colour, chosen.max_pixels
+        )
+    except InputError as error:  # it was there a moment ago
+        return Rejected(one.source, str(error))
+    boxed = result.result()
+    thresholds = THRESHOLDS if sweeping else THRESHOLDS[:0]
+    return Seen(
+        one.source, picture, boxed.found, boxed.grid, thresholds, boxed.sweep, truth, boxed.probabilities
+    )
 
 
 def measure(
@@ -182,7 +206,13 @@ def measure(
         examples = data.examples[start : start + part]
         labels, truth = [e.label for e in examples], [e.boxes for e in examples]
         looked = look(
-            chosen, [e.source for e in examples], batch=batch, workers=workers, classes=labels, truth=truth
+            chosen,
+            [e.source for e in examples],
+            batch=batch,
+            workers=workers,
+            classes=labels,
+            truth=truth,
+            sweep_side=MEASURED_SIDE,
         )
         for label, seen in zip(labels, looked, strict=True):
             if isinstance(seen, Rejected):
@@ -337,8 +367,8 @@ def _of_picture(every: HeatMaps, i: int) -> HeatMaps:
     )
 
 
-def _boxed(chosen: Plan, one: _Read, mapped: _Mapped, sweeping: bool) -> _Boxed:
-    """The maps of one picture merged over its views, boxed and swept."""
+def _boxed(chosen: Plan, one: _Read, mapped: _Mapped, sweep_side: int) -> _Boxed:
+    """The maps of one picture merged over its views, boxed and, unless `sweep_side` is 0, swept."""
     first, many, how = mapped.maps[0], len(mapped.maps) > 1, chosen.views.how
     (merged,) = merge(mapped.maps, MAX_SIDE, how)
     states = status_words(merged) if many else first.status[0]
@@ -373,9 +403,9 @@ def _boxed(chosen: Plan, one: _Read, mapped: _Mapped, sweeping: bool) -> _Boxed:
         else {}
     )
     swept = np.zeros((len(found), 0, 4))
-    if sweeping:
-        small = max(one.size.height, one.size.width) <= SWEEP_SIDE
-        coarse = (merged if small else merge(mapped.maps, SWEEP_SIDE, how)[0]).numpy()
+    if sweep_side:
+        small = max(one.size.height, one.size.width) <= sweep_side
+        coarse = (merged if small else merge(mapped.maps, sweep_side, how)[0]).numpy()
         swept = sweeps(coarse, one.size, THRESHOLDS, **same)
     return _Boxed(tuple(found), grid.numpy(), swept, mapped.probabilities)
 

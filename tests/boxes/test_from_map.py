@@ -215,6 +215,6 @@ def test_the_largest_by_runs_is_the_largest_by_labels(shape, seed, threshold, co
     """Ties in area and pixels at all four edges included."""
     heat = np.random.default_rng(seed).integers(-1, 4, shape).astype(np.float64)
     rule = {"threshold": threshold, "connectivity": connectivity}
-    largest = cl.FractionOfMax(components="largest", **rule).on_map(heat, Size(*shape))
-    every = cl.FractionOfMax(components="all", **rule).on_map(heat, Size(*shape))
+    largest = FractionOfMax(components="largest", **rule).on_map(heat, Size(*shape))
+    every = FractionOfMax(components="all", **rule).on_map(heat, Size(*shape))
     assert largest == every[:1]
