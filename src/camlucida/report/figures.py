@@ -16,7 +16,7 @@ from camlucida.pipeline import Seen
 from camlucida.values import Localization, between_cells
 
 LONGEST, SHORTEST = 1024, 320
-OVERLAY = 384  # longer side of the overlays of a result folder: they are many
+OVERLAY = 384  # longer side of the overlays and of the page's pictures in a result folder: they are many
 PAINTED = ("ok", "whole-picture")
 MEANING = {
     "ok": "a map with a region above the threshold",
@@ -38,9 +38,13 @@ def sheet(seen: Seen, rank: int, *, longest: int = LONGEST) -> Image.Image:
     return _sheet(seen, found, heat, picture, factor, render.overlays(picture))
 
 
-def sheets(seen: Seen, *, longest: int = LONGEST) -> Iterator[tuple[int, Image.Image]]:
-    """The rank and the `sheet` of every localized class, the picture made ready once."""
-    picture, factor = sized(seen.picture, longest)
+def sheets(
+    seen: Seen, *, longest: int = LONGEST, small: Image.Image | None = None
+) -> Iterator[tuple[int, Image.Image]]:
+    """The rank and the `sheet` of every localized class, the picture made ready once. `small`: the picture, no
+    longer than `longest`, where it is there already."""
+    picture, _ = sized(seen.picture if small is None else small, longest)
+    factor = max(picture.shape[:2]) / max(seen.picture.size)
     lay = render.overlays(picture)
     for found, heat in zip(seen.found, seen.maps, strict=True):
         yield found.rank, _sheet(seen, found, heat, picture, factor, lay)
@@ -114,6 +118,12 @@ def fitted(width: int, height: int, longest: int) -> tuple[int, int]:
     """Width and height of a picture made small enough, never enlarged."""
     factor = min(1.0, longest / max(width, height))
     return max(1, round(width * factor)), max(1, round(height * factor))
+
+
+def small(picture: Image.Image, longest: int = OVERLAY) -> Image.Image:
+    """The picture in RGB, its longer side at most `longest`."""
+    rgb, size = picture.convert("RGB"), fitted(*picture.size, longest)
+    return rgb if size == rgb.size else rgb.resize(size, Image.Resampling.HAMMING, reducing_gap=3.0)
 
 
 def sized(picture: Image.Image, longest: int) -> tuple[NDArray[np.uint8], float]:
