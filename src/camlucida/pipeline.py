@@ -33,7 +33,9 @@ from camlucida.targets import Bound, ClassTarget, Output, Target
 from camlucida.values import Batch, Box, HeatMaps, Localization, Size, View, status_words
 
 THRESHOLDS = np.arange(100) / 100  # of the page's slider and of the evaluation's curve
-SWEEP_SIDE = 96  # the page's swept boxes are read off maps of at most this many samples a side: they are for looking
+SWEEP_SIDE = (
+    96  # the page's swept boxes are read off maps of at most this many samples a side: they are for looking
+)
 MEASURED_SIDE = 256  # the same for the curve of an evaluation
 GRID_SIDE = 64  # the same for the grids of merged maps that the page draws
 KEPT_PIXELS = 2_000_000  # a larger picture is read again when it is drawn, rather than kept
@@ -151,9 +153,9 @@ def look(
             # What is ready is given away, so that its picture need not be kept; at the end, what is left.
             while following is not None:
                 one = read[following]
-                if not isinstance(one, Rejected) and chunk:
-                    if following not in results or not results[following].done():
-                        break
+                ready = isinstance(one, Rejected) or (following in results and results[following].done())
+                if chunk and not ready:
+                    break
                 found = truth[following] if truth else ()
                 yield _seen(chosen, one, results.pop(following, None), found, sweeping)
                 read[following] = None  # type: ignore[call-overload]
@@ -334,7 +336,11 @@ def _map(chosen: Plan, pictures: Sequence[_Read], wanted: Sequence[int] | None) 
     )
     name = specs.describe(method, maps.METHODS)
     made = [replace(one, method=name, values=one.values.cpu()) for one in made]
-    places = [(one, start * len(pictures)) for one, views in zip(made, shared, strict=True) for start in range(len(views))]
+    places = [
+        (one, start * len(pictures))
+        for one, views in zip(made, shared, strict=True)
+        for start in range(len(views))
+    ]
     return [
         _Mapped(p, z, c, tuple(_of_picture(one, start + i) for one, start in places))
         for i, (p, z, c) in enumerate(rows)

@@ -128,7 +128,9 @@ def overlays(
         mixed = hot.view(np.uint8).reshape(faint.shape)
         mixed += faint
         size = (mixed.shape[1], mixed.shape[0])
-        return np.asarray(Image.frombytes("RGB", size, mixed.tobytes(), "raw", "RGBX"))  # drops the fourth byte
+        return np.asarray(
+            Image.frombytes("RGB", size, mixed.tobytes(), "raw", "RGBX")
+        )  # drops the fourth byte
 
     return lay
 

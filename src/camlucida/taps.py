@@ -78,9 +78,7 @@ def watched(
     are switched on for what follows; the trunk itself runs without a graph.
     """
     tapped: dict[Point, Tensor] = {}
-    if gradient_at is not None and any(
-        t.is_inference() for t in [*module.parameters(), *module.buffers()]
-    ):
+    if gradient_at is not None and any(t.is_inference() for t in [*module.parameters(), *module.buffers()]):
         raise UnsupportedError(
             "gradients through weights that were made in inference mode",
             do="build or load the network outside torch.inference_mode(), or use a method without gradients: "

@@ -147,9 +147,7 @@ def _mean(maps: Sequence[Tensor], views: Sequence[View | None], limit: int | Non
 
 
 @lru_cache(maxsize=64)
-def _axes(
-    view: View | None, axes: int, cells: tuple[int, int], limit: int | None
-) -> tuple[Tensor, Tensor]:
+def _axes(view: View | None, axes: int, cells: tuple[int, int], limit: int | None) -> tuple[Tensor, Tensor]:
     """The weights of the cells in the samples along both axes: pictures of one size share them."""
     y, x = source_samples(view, axes, limit)
     assert view is not None
