@@ -223,7 +223,7 @@ def _inside(net: Network, pixels: Tensor) -> _Inside:
             if operation.name not in ("linear", "conv1d", "conv2d", "conv3d"):
                 continue
             x, weight = operation.args[0], operation.args[1]
-            bias = operation.args[2] if len(operation.args) > 2 else operation.kwargs.get("bias")
+            bias = operation.argument(2, "bias")
             if weight.shape[0] != logits.shape[1] or math.prod(weight.shape[2:]) != 1:
                 break
             cells = (

@@ -331,7 +331,7 @@ def _flat_head(module: nn.Module, trace: taps.Trace, side: int) -> OwnHead:
                 )  # fmt: skip
             user = operation
         elif name == "linear" and len(given) == 2:
-            layers.append((operation.args[1], structure._argument(operation, 2, "bias")))
+            layers.append((operation.args[1], operation.argument(2, "bias")))
         elif name in ACTIVATIONS and len(given) == 2:
             layers.append(ACTIVATIONS[name]())
         elif name in structure.RESHAPING and len(given) == 4 and len(operation.shape) == 2 and layers:

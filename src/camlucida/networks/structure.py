@@ -267,7 +267,7 @@ def _last_spatial(
             math.prod(cells(value, operation.shape)) <= 1
             or value not in needed
             or operation.name in PASSING
-            or _base(operation.name) in POOLS
+            or operation.base in POOLS
         ):
             continue
         if value in tokens and (value not in spread or value not in names or operation.name == "linear"):
@@ -295,23 +295,13 @@ def _spread(
         operation = producers.get(value)
         for given in operation.inputs if operation else ():
             row, then = tokens.get(given), tokens.get(value)
-            if operation.name in MIXING or _base(operation.name) in REDUCING:  # type: ignore[union-attr]
+            if operation.name in MIXING or operation.base in REDUCING:  # type: ignore[union-attr]
                 queue.append((given, True))
             elif operation.name in CHOOSING and row and row.axis and not (then and then.axis):  # type: ignore[union-attr]
                 queue.append((given, False))
             else:
                 queue.append((given, whole))
     return {value for value, whole in seen if whole}
-
-
-def _base(name: str) -> str:
-    return name.rstrip("123d") if name.endswith(("1d", "2d", "3d")) else name
-
-
-def _argument(operation: Operation, position: int, name: str, default: Any = None) -> Any:
-    if len(operation.args) > position:
-        return operation.args[position]
-    return operation.kwargs.get(name, default)
 
 
 def _head(
@@ -326,26 +316,26 @@ def _head(
     operation = back(output)
     weight = bias = norm = None
     if operation is not None and operation.name == "linear":
-        weight, bias = _argument(operation, 1, "weight"), _argument(operation, 2, "bias")
+        weight, bias = operation.argument(1, "weight"), operation.argument(2, "bias")
         operation = back(operation.inputs[0])
-    elif operation is not None and _base(operation.name) == "conv" and math.prod(operation.shape[2:]) == 1:
-        kernel = _argument(operation, 1, "weight")
-        if math.prod(kernel.shape[2:]) == 1 and _argument(operation, 6, "groups", 1) == 1:
-            weight, bias = kernel.flatten(1), _argument(operation, 2, "bias")
+    elif operation is not None and operation.base == "conv" and math.prod(operation.shape[2:]) == 1:
+        kernel = operation.argument(1, "weight")
+        if math.prod(kernel.shape[2:]) == 1 and operation.argument(6, "groups", 1) == 1:
+            weight, bias = kernel.flatten(1), operation.argument(2, "bias")
             operation = back(operation.inputs[0])
     if operation is not None and weight is not None and operation.name in ("layer_norm", "batch_norm"):
         if operation.name == "layer_norm":
             norm = (
                 "layer",
                 *(
-                    _argument(operation, i, n, d)
+                    operation.argument(i, n, d)
                     for i, n, d in ((2, "weight", None), (3, "bias", None), (4, "eps", 1e-5))
                 ),
             )
         else:
-            mean, var = _argument(operation, 1, "running_mean"), _argument(operation, 2, "running_var")
+            mean, var = operation.argument(1, "running_mean"), operation.argument(2, "running_var")
             gain, moved, eps = (
-                _argument(operation, i, n, d)
+                operation.argument(i, n, d)
                 for i, n, d in ((3, "weight", None), (4, "bias", None), (7, "eps", 1e-5))
             )
             if mean is None or var is None:
@@ -359,7 +349,7 @@ def _head(
     if pooled is None:
         return None
     kind, channel_axis, shape = pooled
-    any_size = _base(operation.name) not in ("avg_pool", "max_pool")
+    any_size = operation.base not in ("avg_pool", "max_pool")
     value, head = operation.inputs[0], Head(kind, weight, bias, norm, channel_axis, any_size)
     while (
         value in producers and producers[value].name in RESHAPING
@@ -377,15 +367,15 @@ def _global_pool(operation: Operation) -> tuple[str, int, tuple[int, ...]] | Non
     if not isinstance(tensor, Tensor) or tensor.ndim < 3:
         return None
     shape, name = tuple(tensor.shape), operation.name
-    if _base(name) in ("adaptive_avg_pool", "adaptive_max_pool", "avg_pool", "max_pool"):
+    if operation.base in ("adaptive_avg_pool", "adaptive_max_pool", "avg_pool", "max_pool"):
         whole = math.prod(operation.shape[2:]) == 1 and math.prod(shape[2:]) >= 1
-        if _base(name) in ("avg_pool", "max_pool"):
-            kernel = _argument(operation, 1, "kernel_size")
+        if operation.base in ("avg_pool", "max_pool"):
+            kernel = operation.argument(1, "kernel_size")
             kernel = (kernel,) * (len(shape) - 2) if isinstance(kernel, int) else tuple(kernel)
             whole = whole and kernel == shape[2:]
         return ("avg" if "avg" in name else "max", 1, shape) if whole else None
     if name in ("mean", "amax"):
-        axes = _argument(operation, 1, "dim")
+        axes = operation.argument(1, "dim")
         axes = (axes,) if isinstance(axes, int) else tuple(axes or ())
         axes = tuple(sorted(a % len(shape) for a in axes))
         kind = "avg" if name == "mean" else "max"
@@ -428,12 +418,10 @@ def _order(operation: Operation) -> list[int]:
     rank = len(operation.shape)
     order = list(range(rank))
     if operation.name == "permute":
-        asked = _argument(operation, 1, "dims")
+        asked = operation.argument(1, "dims")
         return [d % rank for d in (asked if isinstance(asked, (tuple, list)) else operation.args[1:])]
     if operation.name in ("transpose", "swapaxes", "swapdims"):
-        a, b = (
-            _argument(operation, i, f"dim{i - 1}", _argument(operation, i, f"axis{i - 1}")) for i in (1, 2)
-        )
+        a, b = (operation.argument(i, f"dim{i - 1}", operation.argument(i, f"axis{i - 1}")) for i in (1, 2))
         order[a], order[b] = order[b], order[a]
     elif operation.name in ("mT", "T"):
         order[-2:] = order[:-3:-1]
@@ -447,7 +435,7 @@ def _place(
     rank = len(operation.shape)
     if rank != axes + 2:
         return None
-    if _base(operation.name) in ("conv", "conv_transpose", *POOLS):
+    if operation.base in ("conv", "conv_transpose", *POOLS):
         return 1
     given = next((v for v in operation.inputs if v in places), None)
     if given is not None and len(shapes[given]) == rank:
@@ -462,7 +450,7 @@ def _place(
                 return 1
         return None
     over_last = operation.name == "linear" or (
-        operation.name == "layer_norm" and len(_argument(operation, 1, "normalized_shape")) == 1
+        operation.name == "layer_norm" and len(operation.argument(1, "normalized_shape")) == 1
     )
     return -1 if over_last else None
 
@@ -489,8 +477,8 @@ def _row(
     if len(shape) != 3 or shape[0] != batch:
         return hidden
     if operation.name in JOINING and row.axis == 1:
-        parts = _argument(operation, 0, "tensors")
-        if _argument(operation, 1, "dim", 0) in (1, -2):
+        parts = operation.argument(0, "tensors")
+        if operation.argument(1, "dim", 0) in (1, -2):
             before = sum(part.shape[1] for part in parts[:position])
             return replace(row, prefix=row.prefix + before, total=shape[1])
     if operation.name == "__getitem__" and row.axis == 1:
@@ -525,7 +513,7 @@ def _receptive_fields(trace: Trace, axes: int, tokens: dict[Value, Tokens]) -> d
         if not known:
             continue
         stride, offset, extent = max(known, key=lambda f: f[2])
-        base = _base(operation.name)
+        base = operation.base
         if base in ("conv", "max_pool", "avg_pool"):
             window = _window(operation, axes, base)
             if window is None:
@@ -539,7 +527,7 @@ def _receptive_fields(trace: Trace, axes: int, tokens: dict[Value, Tokens]) -> d
             )
             stride = tuple(s * t for s, t in zip(stride, step, strict=True))
         elif operation.name == "pad":
-            sides = _argument(operation, 1, "pad")
+            sides = operation.argument(1, "pad")
             before = tuple(sides[2 * i] if 2 * i < len(sides) else 0 for i in reversed(range(axes)))
             offset = tuple(o - b * s for o, b, s in zip(offset, before, stride, strict=True))
         elif operation.name in MIXING:
@@ -561,19 +549,19 @@ def _window(operation: Operation, axes: int, base: str) -> tuple | None:
         return (value,) * axes if isinstance(value, (int, float)) else tuple(value)
 
     if base == "conv":
-        kernel = tuple(_argument(operation, 1, "weight").shape[2:])
+        kernel = tuple(operation.argument(1, "weight").shape[2:])
         step, dilation = (
-            per_axis(_argument(operation, 3, "stride", 1)),
-            per_axis(_argument(operation, 5, "dilation", 1)),
+            per_axis(operation.argument(3, "stride", 1)),
+            per_axis(operation.argument(5, "dilation", 1)),
         )
-        padding = _argument(operation, 4, "padding", 0)
+        padding = operation.argument(4, "padding", 0)
         if padding == "same":
             padding = tuple(d * (k - 1) // 2 for k, d in zip(kernel, dilation, strict=True))
         padding = (0,) * axes if padding == "valid" else per_axis(padding)
     else:
-        kernel = per_axis(_argument(operation, 1, "kernel_size"))
-        step = _argument(operation, 2, "stride", None)
+        kernel = per_axis(operation.argument(1, "kernel_size"))
+        step = operation.argument(2, "stride", None)
         step = kernel if step is None or step == [] else per_axis(step)
-        padding = per_axis(_argument(operation, 3, "padding", 0))
-        dilation = per_axis(_argument(operation, 4, "dilation", 1)) if base == "max_pool" else (1,) * axes
+        padding = per_axis(operation.argument(3, "padding", 0))
+        dilation = per_axis(operation.argument(4, "dilation", 1)) if base == "max_pool" else (1,) * axes
     return (kernel, step, padding, dilation) if len(kernel) == axes else None
