@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from camlucida import taps
 from camlucida.errors import LayerError, NetworkError, UnsupportedError, nearest
-from camlucida.networks import structure
+from camlucida.networks import layouts
 from camlucida.networks.cards import Card
 from camlucida.networks.network import Network, logits_of
 from camlucida.taps import Operation, Point, Value
@@ -334,7 +334,7 @@ def _flat_head(module: nn.Module, trace: taps.Trace, side: int) -> OwnHead:
             layers.append((operation.args[1], operation.argument(2, "bias")))
         elif name in ACTIVATIONS and len(given) == 2:
             layers.append(ACTIVATIONS[name]())
-        elif name in structure.RESHAPING and len(given) == 4 and len(operation.shape) == 2 and layers:
+        elif name in layouts.RESHAPING and len(given) == 4 and len(operation.shape) == 2 and layers:
             user = operation
         else:
             value = None

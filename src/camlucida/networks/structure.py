@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from camlucida.networks.layouts import POOLS, RESHAPING, Tokens, layouts
+from camlucida.networks.receptive_fields import MIXING, receptive_fields
 from camlucida.taps import OPAQUE, Operation, Point, Trace, Value
 from camlucida.values import Grid, Shown
 
@@ -19,16 +21,8 @@ PASSING = {
     "dropout2d", "dropout3d", "alpha_dropout", "feature_dropout", "to", "float", "clone", "identity",
     "type_as", "permute", "transpose", "swapaxes", "swapdims", "__getitem__", "mT", "T", "data",
 }  # fmt: skip
-RESHAPING = ("flatten", "view", "reshape")
-MIXING = {
-    "matmul", "__matmul__", "bmm", "baddbmm", "einsum", "scaled_dot_product_attention",
-    "multi_head_attention_forward", "_native_multi_head_attention", "interpolate", "grid_sample", "roll", "flip",
-    "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", OPAQUE,
-}  # fmt: skip
-POOLS = {"max_pool", "avg_pool", "adaptive_avg_pool", "adaptive_max_pool", "lp_pool"}
 REDUCING = POOLS | {"mean", "sum", "amax", "max", "logsumexp"}
 CHOOSING = {"__getitem__", "select", "narrow", "index_select", "unbind", "split", "chunk", "tensor_split"}
-JOINING = ("cat", "concat", "concatenate")
 
 
 @dataclass(frozen=True, repr=False)
@@ -66,26 +60,6 @@ class Layer(Shown):
         yield "offset", _sides(self.offset)
         yield "receptive field", _sides(self.receptive_field)
         yield "reached by gradients", "yes" if self.reached else "no"
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """A value that holds the cells of a map of `size` in a row of `total` tokens, after `prefix` others; `axis`: which
-    one the row is (1 or 2), None while it is folded otherwise (inside attention)."""
-
-    size: tuple[int, ...]
-    prefix: int
-    total: int
-    axis: int | None
-
-    @property
-    def readable(self) -> bool:
-        return self.axis == 1
-
-    @property
-    def bare(self) -> bool:
-        """Nothing but the cells."""
-        return self.total == math.prod(self.size)
 
 
 def _sides(sides: tuple[float, ...] | None) -> str:
@@ -169,8 +143,8 @@ def read(trace: Trace, logits: Tensor) -> Structure:
     output = next((v for v in reversed(list(producers)) if v[0] == id(logits)), None)
     needed = _ancestors(output, producers)
     axes = len(trace.shape) - 2
-    orders, tokens = _layouts(trace, axes)
-    fields = _receptive_fields(trace, axes, tokens)
+    orders, tokens = layouts(trace, axes)
+    fields = receptive_fields(trace, axes, tokens)
     spread = _spread(output, producers, tokens)
     names: dict[Value, Point] = {}
     for point, (value, _) in trace.modules.items():
@@ -384,184 +358,3 @@ def _global_pool(operation: Operation) -> tuple[str, int, tuple[int, ...]] | Non
         if axes == tuple(range(1, len(shape) - 1)):
             return kind, -1, shape
     return None
-
-
-Field = tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]
-
-
-def _layouts(trace: Trace, axes: int) -> tuple[dict[Value, int], dict[Value, Tokens]]:
-    """Where the channels are, 1 or −1 (last), in values with the axes of the input; and the values whose cells were
-    put in a row of tokens; both as far as the run tells."""
-    places = {trace.input: 1}
-    shapes: dict[Value, tuple[int, ...]] = {trace.input: trace.shape}
-    tokens: dict[Value, Tokens] = {}
-    sizes = {trace.shape[2:]}
-    for operation in trace.operations:
-        value, shape = operation.output, operation.shape
-        shapes[value] = shape
-        place = _place(operation, axes, places, shapes, tokens)
-        folded = any(v in tokens for v in operation.inputs)
-        if place is None and len(shape) == axes + 2 and shape[2:] in sizes and not folded:
-            place = 1  # as before a shuffle of its channels
-        if place is not None:
-            places[value] = place
-            sizes |= {shape[2:]} if place == 1 else set()
-        elif axes > 1:
-            row = _row(operation, axes, places, shapes, tokens)
-            if row is not None:
-                tokens[value] = row
-    return places, tokens
-
-
-def _order(operation: Operation) -> list[int]:
-    """Which axis of the input each axis of a permutation's output is."""
-    rank = len(operation.shape)
-    order = list(range(rank))
-    if operation.name == "permute":
-        asked = operation.argument(1, "dims")
-        return [d % rank for d in (asked if isinstance(asked, (tuple, list)) else operation.args[1:])]
-    if operation.name in ("transpose", "swapaxes", "swapdims"):
-        a, b = (operation.argument(i, f"dim{i - 1}", operation.argument(i, f"axis{i - 1}")) for i in (1, 2))
-        order[a], order[b] = order[b], order[a]
-    elif operation.name in ("mT", "T"):
-        order[-2:] = order[:-3:-1]
-    return order
-
-
-def _place(
-    operation: Operation, axes: int, places: dict[Value, int], shapes: dict[Value, tuple[int, ...]],
-    tokens: dict[Value, Tokens],
-) -> int | None:  # fmt: skip
-    rank = len(operation.shape)
-    if rank != axes + 2:
-        return None
-    if operation.base in ("conv", "conv_transpose", *POOLS):
-        return 1
-    given = next((v for v in operation.inputs if v in places), None)
-    if given is not None and len(shapes[given]) == rank:
-        place = _order(operation).index(places[given] % rank)
-        return {1: 1, rank - 1: -1}.get(place)
-    row = tokens.get(operation.inputs[0]) if operation.inputs else None
-    if row is not None:  # tokens folded into a map again
-        if operation.name in RESHAPING and row.bare and row.axis:
-            if row.axis == 1 and operation.shape[1:-1] == row.size:
-                return -1
-            if row.axis == 2 and operation.shape[2:] == row.size:
-                return 1
-        return None
-    over_last = operation.name == "linear" or (
-        operation.name == "layer_norm" and len(operation.argument(1, "normalized_shape")) == 1
-    )
-    return -1 if over_last else None
-
-
-def _row(
-    operation: Operation, axes: int, places: dict[Value, int], shapes: dict[Value, tuple[int, ...]],
-    tokens: dict[Value, Tokens],
-) -> Tokens | None:  # fmt: skip
-    if not operation.inputs:
-        return None
-    shape, first, batch = operation.shape, operation.inputs[0], next(iter(shapes.values()))[0]
-    if first in places:
-        map_shape = shapes[first]
-        axis = 2 if places[first] == 1 else 1
-        size = map_shape[2:] if axis == 2 else map_shape[1:-1]
-        put = operation.name in RESHAPING and len(shape) == 3 and shape[0] == map_shape[0]
-        count = math.prod(size)
-        return Tokens(size, 0, count, axis) if put and count > 1 and shape[axis] == count else None
-    position = next((i for i, v in enumerate(operation.inputs) if v in tokens), None)
-    if position is None:
-        return None
-    row = tokens[operation.inputs[position]]
-    hidden = replace(row, axis=None)
-    if len(shape) != 3 or shape[0] != batch:
-        return hidden
-    if operation.name in JOINING and row.axis == 1:
-        parts = operation.argument(0, "tensors")
-        if operation.argument(1, "dim", 0) in (1, -2):
-            before = sum(part.shape[1] for part in parts[:position])
-            return replace(row, prefix=row.prefix + before, total=shape[1])
-    if operation.name == "__getitem__" and row.axis == 1:
-        index = operation.args[1]
-        cut = index[1] if isinstance(index, tuple) and len(index) > 1 else slice(None)
-        if isinstance(index, slice) or not isinstance(cut, slice) or cut.step not in (None, 1):
-            return hidden
-        start, stop, _ = cut.indices(row.total)
-        if start > row.prefix or stop < row.prefix + math.prod(row.size):
-            return hidden
-        return replace(row, prefix=row.prefix - start, total=stop - start)
-    if row.axis is not None and len(shapes[operation.inputs[position]]) == 3:
-        axis = _order(operation).index(row.axis)
-        return replace(row, axis=axis) if axis and shape[axis] == row.total else hidden
-    return replace(row, axis=1) if shape[1] == row.total else hidden
-
-
-def _receptive_fields(trace: Trace, axes: int, tokens: dict[Value, Tokens]) -> dict[Value, Field]:
-    """(stride, centre of cell 0, receptive field) of each value, by the recurrence of section 8. Where
-    branches meet, the larger field counts; gates that were pooled to one cell are left aside; None after an
-    operation that reaches further than it tells."""
-    fields: dict[Value, Field] = {trace.input: ((1.0,) * axes, (0.5,) * axes, (1.0,) * axes)}
-    lost: set[Value] = set()
-    for operation in trace.operations:
-        across = operation.name == "linear" and any(
-            tokens[v].axis == 2 for v in operation.inputs if v in tokens
-        )
-        if across or any(v in lost for v in operation.inputs):
-            lost.add(operation.output)
-            continue
-        known = [fields[v] for v in operation.inputs if v in fields]
-        if not known:
-            continue
-        stride, offset, extent = max(known, key=lambda f: f[2])
-        base = operation.base
-        if base in ("conv", "max_pool", "avg_pool"):
-            window = _window(operation, axes, base)
-            if window is None:
-                lost.add(operation.output)
-                continue
-            kernel, step, padding, dilation = window
-            reach = tuple(d * (k - 1) for k, d in zip(kernel, dilation, strict=True))
-            extent = tuple(e + r * s for e, r, s in zip(extent, reach, stride, strict=True))
-            offset = tuple(
-                o + (r / 2 - p) * s for o, r, p, s in zip(offset, reach, padding, stride, strict=True)
-            )
-            stride = tuple(s * t for s, t in zip(stride, step, strict=True))
-        elif operation.name == "pad":
-            sides = operation.argument(1, "pad")
-            before = tuple(sides[2 * i] if 2 * i < len(sides) else 0 for i in reversed(range(axes)))
-            offset = tuple(o - b * s for o, b, s in zip(offset, before, stride, strict=True))
-        elif operation.name in MIXING:
-            lost.add(operation.output)
-            continue
-        elif base.startswith("adaptive") or operation.name in ("mean", "amax", "linear", "__getitem__"):
-            given = tuple(getattr(operation.args[0], "shape", ())) if operation.args else ()
-            channels_last = operation.name == "linear" and given[1:-1] == operation.shape[1:-1] != ()
-            if not channels_last and given[2:] != operation.shape[2:]:
-                if math.prod(operation.shape[2:]) > 1:
-                    lost.add(operation.output)
-                continue
-        fields[operation.output] = (stride, offset, extent)
-    return fields
-
-
-def _window(operation: Operation, axes: int, base: str) -> tuple | None:
-    def per_axis(value: Any) -> tuple:
-        return (value,) * axes if isinstance(value, (int, float)) else tuple(value)
-
-    if base == "conv":
-        kernel = tuple(operation.argument(1, "weight").shape[2:])
-        step, dilation = (
-            per_axis(operation.argument(3, "stride", 1)),
-            per_axis(operation.argument(5, "dilation", 1)),
-        )
-        padding = operation.argument(4, "padding", 0)
-        if padding == "same":
-            padding = tuple(d * (k - 1) // 2 for k, d in zip(kernel, dilation, strict=True))
-        padding = (0,) * axes if padding == "valid" else per_axis(padding)
-    else:
-        kernel = per_axis(operation.argument(1, "kernel_size"))
-        step = operation.argument(2, "stride", None)
-        step = kernel if step is None or step == [] else per_axis(step)
-        padding = per_axis(operation.argument(3, "padding", 0))
-        dilation = per_axis(operation.argument(4, "dilation", 1)) if base == "max_pool" else (1,) * axes
-    return (kernel, step, padding, dilation) if len(kernel) == axes else None
