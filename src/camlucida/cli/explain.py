@@ -51,7 +51,6 @@ def run(options: Options, command: Sequence[str]) -> int:
     import sys
     from pathlib import Path
 
-    from camlucida.cli import localize
     from camlucida.errors import InputError, UsageError
     from camlucida.images import sources
     from camlucida.maps.merge import Views
@@ -85,9 +84,7 @@ def run(options: Options, command: Sequence[str]) -> int:
         "classes": options.classes, "methods": options.methods, "layers": options.layers, "views": str(views),
         "scale": options.scale, "precision": options.network.precision,
     }  # fmt: skip
-    manifest = {
-        "command": list(command), "settings": settings, "card": localize.card_in_manifest(net), "versions": localize.versions(),
-    }  # fmt: skip
+    manifest = {"command": list(command), "settings": settings, **choices.provenance(net)}
     facts = [
         ("Network", net.card.name), ("Classes", options.classes), ("Methods", options.methods.replace(",", ", ")),
         *([("Layers", options.layers.replace(",", ", "))] if options.layers else []),
