@@ -23,7 +23,7 @@ from camlucida.maps.merge import Views
 from camlucida.networks import cards
 from camlucida.networks.labels import find_class
 from camlucida.networks.lucida import Lucida
-from camlucida.report import explain
+from camlucida.report import explain, explain_page
 from camlucida.values import Label, Reconstruction, Size
 
 LABELS = (
@@ -336,7 +336,7 @@ def test_colours_by_value():
     signed, heat = render.palette("signed").astype(float), render.palette("heat").astype(float)
 
     def pixel(row, low, high, y, x):
-        return explain.overlay(one, one.rows[row].cells[0], low, high)[y, x].astype(float)
+        return explain_page.overlay(one, one.rows[row].cells[0], low, high)[y, x].astype(float)
 
     grey, plain = np.full(3, 120.0), np.array([160.0, 100, 100])
     for (y, x), step in (
@@ -356,15 +356,15 @@ def test_a_map_with_nothing_to_show_says_its_status():
     one = by_hand(SIGNED)
     picture = np.random.default_rng(0).integers(0, 255, (200, 300, 3), np.uint8)
     one = replace(one, picture=picture)
-    flat = explain.overlay(one, cell(np.zeros((200, 300)), status="flat"), 0.0, 0.0)
+    flat = explain_page.overlay(one, cell(np.zeros((200, 300)), status="flat"), 0.0, 0.0)
     grey = np.rint(picture.astype(float).mean(2)).astype(np.uint8)
     np.testing.assert_array_equal(flat[:40], np.repeat(grey[:40, :, None], 3, 2))
     assert (flat[100] != grey[100, :, None]).any()  # the words
-    against = explain.overlay(one, cell(np.full((200, 300), -3.0), status="all-negative"), -3.0, 0.0)
+    against = explain_page.overlay(one, cell(np.full((200, 300), -3.0), status="all-negative"), -3.0, 0.0)
     broken = cell(np.where(np.arange(300) == 7, np.inf, 1.0) * np.ones((200, 1)), status="non-finite")
     assert explain.Scale().limits([one])(broken) == (0, 0)
-    np.testing.assert_array_equal(explain.overlay(one, broken, 0.0, 0.0)[:40], flat[:40])
-    assert explain._plain("pooling → linear, café, 3 × 4 ≥ −1") == "pooling -> linear, cafe, 3 x 4 >= -1"
+    np.testing.assert_array_equal(explain_page.overlay(one, broken, 0.0, 0.0)[:40], flat[:40])
+    assert explain_page._plain("pooling → linear, café, 3 × 4 ≥ −1") == "pooling -> linear, cafe, 3 x 4 >= -1"
     blue = render.palette("signed")[0].astype(float)
     slow = 0.3 * picture.astype(float).mean(2, keepdims=True) + 0.7 * blue
     np.testing.assert_allclose(against, slow, atol=0.51)

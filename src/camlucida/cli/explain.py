@@ -54,7 +54,7 @@ def run(options: Options, command: Sequence[str]) -> int:
     from camlucida.errors import InputError, UsageError
     from camlucida.images import sources
     from camlucida.maps.merge import Views
-    from camlucida.report import explain
+    from camlucida.report import explain, explain_folder
 
     columns = explain.methods(options.methods, options.layers)
     scale = explain.Scale.of(options.scale)
@@ -66,7 +66,7 @@ def run(options: Options, command: Sequence[str]) -> int:
             allowed=f"1 … {explain.MOST}",
             do="camlucida localize takes whole folders",
         )
-    explain.Folder.open(options.out, {}, options.overwrite)  # before anything slow
+    explain_folder.Folder.open(options.out, {}, options.overwrite)  # before anything slow
     net = choices.network(options.network)
     asked = explain.classes(options.classes, net.card.labels)
     views = Views.parse(net.card.localization.views if options.views == "auto" else options.views)
@@ -90,7 +90,7 @@ def run(options: Options, command: Sequence[str]) -> int:
         *([("Layers", options.layers.replace(",", ", "))] if options.layers else []),
         ("Views", str(views)), ("Colour scale", options.scale),
     ]  # fmt: skip
-    folder = explain.Folder.open(options.out, manifest, options.overwrite)
+    folder = explain_folder.Folder.open(options.out, manifest, options.overwrite)
     names = dict(zip((s.name for s in listing.sources), sources.unique_names(listing.sources), strict=True))
     stems = [names[one.source.name] for one in explained]
     cells = folder.save(explained, stems, scale.limits(explained), facts, rejected)
