@@ -231,26 +231,27 @@ def test_a_method_that_refuses_leaves_a_cell_that_says_why(tmp_path, monkeypatch
     assert not (tmp_path / "none").exists()
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["--classes", "guinea"], "near it: guinea pig (n01)"),
-        (["--classes", "crane"], "2 classes of that name; say which: crane (n02), Crane (n03)"),
-        (["--classes", "zebra"], "class 'zebra'; got no such name, id or number"),
-        (["--classes", "3"], "class 3; allowed: 0 … 2"),
-        (["--classes", "top:0"], "top:1 or more"),
-        (["--methods", "gradcam"], "did you mean 'grad-cam'?"),
-        (["--methods", "occlusion:patch=16,strid=8"], "did you mean 'stride'?"),
-        (["--layers", "stagez"], "layer 'stagez' does not exist; did you mean 'stages'?"),
-        (["--layers", "a,,b"], "names with commas between"),
-        (["--scale", "fixed:2:1"], "per-map | shared | fixed:LO:HI"),
-        (["--scale", "fixed:nan:1"], "per-map | shared | fixed:LO:HI"),
-        (["--methods", "occlusion:patch=500"], "patch 1 … 64"),
-    ],
-)
-def test_wrong_words_are_one_line_and_write_nothing(packed, tmp_path, capsys, arguments, said):
-    file = picture(tmp_path)
-    assert main(["explain", str(file), "--out", str(tmp_path / "out"), "--network", packed, *arguments]) == 2
+WRONG = """
+--classes guinea  | near it: guinea pig (n01)
+--classes crane  | 2 classes of that name; say which: crane (n02), Crane (n03)
+--classes zebra  | class 'zebra'; got no such name, id or number
+--classes 3  | class 3; allowed: 0 … 2
+--classes top:0  | top:1 or more
+--methods gradcam  | did you mean 'grad-cam'?
+--methods occlusion:patch=16,strid=8  | did you mean 'stride'?
+--methods occlusion:patch=500  | patch 1 … 64
+--layers stagez  | layer 'stagez' does not exist; did you mean 'stages'?
+--layers a,,b  | names with commas between
+--scale fixed:2:1  | per-map | shared | fixed:LO:HI
+--scale fixed:nan:1  | per-map | shared | fixed:LO:HI
+"""
+
+
+@pytest.mark.parametrize("wrong", WRONG.strip().splitlines())
+def test_wrong_words_are_one_line_and_write_nothing(packed, tmp_path, capsys, wrong):
+    arguments, said = wrong.split("  | ", 1)
+    file, out = picture(tmp_path), str(tmp_path / "out")
+    assert main(["explain", str(file), "--out", out, "--network", packed, *arguments.split()]) == 2
     error = capsys.readouterr().err
     assert said in error
     assert error.count("\n") == 1
