@@ -80,16 +80,8 @@ class Diagnosis:
 
     def to_json(self) -> str:
         top = [{"id": label.id, "name": label.name, "probability": p} for label, p in self.top]
-        found = [
-            {
-                "name": one.name,
-                "about": one.about,
-                "verdict": one.verdict,
-                "words": one.words,
-                "measured": one.measured,
-            }
-            for one in self.findings
-        ]
+        keys = ("name", "about", "verdict", "words", "measured")
+        found = [{key: getattr(one, key) for key in keys} for one in self.findings]
         whole = {
             "picture": self.picture, "pictures": self.pictures, "network": self.network, "method": self.method,
             "layer": self.layer, "top": top, "findings": found, "verdict": self.verdict,

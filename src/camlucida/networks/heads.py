@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from camlucida import taps
+from camlucida.display import sides
 from camlucida.errors import LayerError, NetworkError, UnsupportedError, nearest
 from camlucida.networks import layouts
 from camlucida.networks.cards import Card
@@ -325,7 +326,7 @@ def _flat_head(module: nn.Module, trace: taps.Trace, side: int) -> OwnHead:
                 raise UnsupportedError(
                     f"a dense form of {type(module).__name__} at {side} × {side}",
                     got="several layers after the pooling" if one
-                    else f"a map of {_sides(given)}, stretched to {_sides(operation.shape)}",
+                    else f"a map of {sides(given[2:])}, stretched to {sides(operation.shape[2:])}",
                     allowed="pooling → linear, or a flattened map → linear layers",
                     do=None if one else "give the size at which nothing is stretched: size=…",
                 )  # fmt: skip
@@ -366,7 +367,3 @@ def _is_pooled(value: Value, producers: Mapping[Value, Operation]) -> bool:
 
 def _ending(trace: taps.Trace) -> str:
     return " → ".join(operation.name for operation in trace.operations[-3:])
-
-
-def _sides(shape: tuple[int, ...]) -> str:
-    return " × ".join(map(str, shape[2:]))

@@ -71,10 +71,8 @@ def _window(operation: Operation, axes: int, base: str) -> tuple | None:
 
     if base == "conv":
         kernel = tuple(operation.argument(1, "weight").shape[2:])
-        step, dilation = (
-            per_axis(operation.argument(3, "stride", 1)),
-            per_axis(operation.argument(5, "dilation", 1)),
-        )
+        step = per_axis(operation.argument(3, "stride", 1))
+        dilation = per_axis(operation.argument(5, "dilation", 1))
         padding = operation.argument(4, "padding", 0)
         if padding == "same":
             padding = tuple(d * (k - 1) // 2 for k, d in zip(kernel, dilation, strict=True))

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from camlucida.display import sides
 from camlucida.networks.layouts import POOLS, RESHAPING, Tokens, layouts
 from camlucida.networks.receptive_fields import MIXING, receptive_fields
 from camlucida.taps import OPAQUE, Operation, Point, Trace, Value
@@ -62,8 +63,8 @@ class Layer(Shown):
         yield "reached by gradients", "yes" if self.reached else "no"
 
 
-def _sides(sides: tuple[float, ...] | None) -> str:
-    return "unknown" if sides is None else " × ".join(f"{side:g}" for side in sides)
+def _sides(lengths: tuple[float, ...] | None) -> str:
+    return "unknown" if lengths is None else sides(lengths)
 
 
 @dataclass(frozen=True)
@@ -107,10 +108,8 @@ class Head:
             return (weight * scale)[None], shift, (bias + weight @ moved)[None]
         _, gain, moved, eps = self.norm
         pooled = self.pooled(features)
-        mean, deviation = (
-            pooled.mean(1, keepdim=True),
-            (pooled.var(1, unbiased=False, keepdim=True) + eps).sqrt(),
-        )
+        mean = pooled.mean(1, keepdim=True)
+        deviation = (pooled.var(1, unbiased=False, keepdim=True) + eps).sqrt()
         gained = weight if gain is None else weight * gain.detach().float()
         bias = bias if moved is None else bias + weight @ moved.detach().float()
         return gained[None] / deviation[..., None], shift - mean, bias[None]
@@ -179,10 +178,9 @@ def read(trace: Trace, logits: Tensor) -> Structure:
         row = tokens.get(value)
         if row is not None and row.bare and row.axis == (1 if head.channel_axis == -1 else 2):
             head = replace(head, channel_axis=-1, any_size=False)
+            # x[:, prefix:].mean(1): the tokens before, which have a name
             while (before := producers.get(value)) is not None and before.name in PASSING:
-                whole = tokens.get(
-                    before.inputs[0]
-                )  # x[:, prefix:].mean(1): the tokens before, which have a name
+                whole = tokens.get(before.inputs[0])
                 if whole is None or not whole.axis:
                     break
                 user, value, shape = before, before.inputs[0], tuple(before.args[0].shape)
@@ -197,11 +195,8 @@ def read(trace: Trace, logits: Tensor) -> Structure:
             point = names.get(value) or Point(user.name, user.call, "function")
             pooled = layer(point, value, shape)
             given = pooled.cells(features)
-            again = (
-                head.logits(given)
-                if given.shape[1] == (head.weight.shape[1] if head.weight is not None else given.shape[1])
-                else None
-            )
+            fits = head.weight is None or given.shape[1] == head.weight.shape[1]
+            again = head.logits(given) if fits else None
             if again is not None and again.shape == logits.shape and _near(again, logits.float()):
                 return Structure(layers, pooled, head)
     return Structure(layers, last(), None)
@@ -298,20 +293,13 @@ def _head(
             weight, bias = kernel.flatten(1), operation.argument(2, "bias")
             operation = back(operation.inputs[0])
     if operation is not None and weight is not None and operation.name in ("layer_norm", "batch_norm"):
+        first, last = (2, 4) if operation.name == "layer_norm" else (3, 7)
+        gain, moved = operation.argument(first, "weight"), operation.argument(first + 1, "bias")
+        eps = operation.argument(last, "eps", 1e-5)
         if operation.name == "layer_norm":
-            norm = (
-                "layer",
-                *(
-                    operation.argument(i, n, d)
-                    for i, n, d in ((2, "weight", None), (3, "bias", None), (4, "eps", 1e-5))
-                ),
-            )
+            norm = ("layer", gain, moved, eps)
         else:
             mean, var = operation.argument(1, "running_mean"), operation.argument(2, "running_var")
-            gain, moved, eps = (
-                operation.argument(i, n, d)
-                for i, n, d in ((3, "weight", None), (4, "bias", None), (7, "eps", 1e-5))
-            )
             if mean is None or var is None:
                 return None  # the statistics of each batch: no linear head
             scale = (var + eps).rsqrt() * (1 if gain is None else gain.detach())
