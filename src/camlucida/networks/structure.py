@@ -283,7 +283,8 @@ def _head(
         return producers.get(value) if value is not None else None
 
     operation = back(output)
-    weight = bias = norm = None
+    weight = bias = None
+    norm: tuple | None = None
     if operation is not None and operation.name == "linear":
         weight, bias = operation.argument(1, "weight"), operation.argument(2, "bias")
         operation = back(operation.inputs[0])
