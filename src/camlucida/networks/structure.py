@@ -314,9 +314,8 @@ def _head(
     kind, channel_axis, shape = pooled
     any_size = operation.base not in ("avg_pool", "max_pool")
     value, head = operation.inputs[0], Head(kind, weight, bias, norm, channel_axis, any_size)
-    while (
-        value in producers and producers[value].name in RESHAPING
-    ):  # x.flatten(2).mean(2): the map before it
+    # x.flatten(2).mean(2): the map before it
+    while value in producers and producers[value].name in RESHAPING:
         before = tuple(producers[value].args[0].shape)
         if before[channel_axis] != shape[channel_axis] or math.prod(before) != math.prod(shape):
             break
