@@ -22,6 +22,8 @@ STREAM = [
     ("networks",),
     ("taps", "images"),
     ("values",),
+    ("geometry",),
+    ("display",),
     ("render", "metrics"),
     ("errors", "specs"),
 ]

@@ -22,8 +22,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import camlucida as cl
-from camlucida import diagnosis
-from camlucida.diagnosis import doctor
+from camlucida.diagnosis import doctor, inputs, maps, outputs
 from camlucida.errors import TargetError, UsageError
 from camlucida.images.views import Preprocessing
 from camlucida.values import Label
@@ -167,9 +166,9 @@ def test_several_photographs_together_name_swapped_channels(net, photos):
 
 def test_norm_distance_in_closed_form():
     zero, one = torch.zeros(3), torch.ones(3)
-    assert diagnosis.norm_distance(zero, one, zero, one) == pytest.approx(0, abs=1e-6)
-    assert diagnosis.norm_distance(zero + 2, one, zero, one) == pytest.approx(4 / 8, rel=1e-4)
-    assert diagnosis.norm_distance(zero, one, zero, 4 * one) == pytest.approx(math.log(5 / 4) / 2, rel=1e-4)
+    assert inputs.norm_distance(zero, one, zero, one) == pytest.approx(0, abs=1e-6)
+    assert inputs.norm_distance(zero + 2, one, zero, one) == pytest.approx(4 / 8, rel=1e-4)
+    assert inputs.norm_distance(zero, one, zero, 4 * one) == pytest.approx(math.log(5 / 4) / 2, rel=1e-4)
 
 
 def test_head_fit_is_high_for_the_own_head_and_near_zero_for_another_order():
@@ -177,21 +176,20 @@ def test_head_fit_is_high_for_the_own_head_and_near_zero_for_another_order():
     weight = torch.randn(20, 256, generator=generator)
     given = (2 * weight[7] + torch.randn(256, generator=generator)).relu()[None]
     bias = torch.zeros(20)
-    assert diagnosis.head_fit(given, weight, bias) > diagnosis.HEAD_FITS
+    assert outputs.head_fit(given, weight, bias) > outputs.HEAD_FITS
     others = [
-        diagnosis.head_fit(given, weight[:, torch.randperm(256, generator=generator)], bias)
-        for _ in range(40)
+        outputs.head_fit(given, weight[:, torch.randperm(256, generator=generator)], bias) for _ in range(40)
     ]
-    assert sum(fit >= diagnosis.HEAD_FOREIGN for fit in others) <= 1
+    assert sum(fit >= outputs.HEAD_FOREIGN for fit in others) <= 1
     assert abs(float(np.mean(others))) < 0.6
-    assert math.isnan(diagnosis.head_fit(torch.ones(1, 256), weight, bias))
+    assert math.isnan(outputs.head_fit(torch.ones(1, 256), weight, bias))
 
 
 def test_rank_correlation_is_spearmans():
     rng = np.random.default_rng(0)
     a, b = rng.integers(0, 5, (4, 6)), rng.normal(size=(4, 6))
-    assert diagnosis.rank_correlation(a, b) == pytest.approx(spearmanr(a.ravel(), b.ravel()).statistic)
-    assert diagnosis.rank_correlation(np.ones((4, 6)), b) == 0
+    assert maps.rank_correlation(a, b) == pytest.approx(spearmanr(a.ravel(), b.ravel()).statistic)
+    assert maps.rank_correlation(np.ones((4, 6)), b) == 0
 
 
 def picture(height: int = 40, width: int = 56, seed: int = 0) -> np.ndarray:
@@ -229,7 +227,7 @@ def test_a_randomised_head_is_the_own_one_in_another_order():
     batch = net.preprocess(picture(), view="whole")
     order = np.array([3, 0, 5, 1, 2, 4])
     with unchanged(net.module):
-        other = diagnosis._with_head(net, net.module.fc.weight, order)
+        other = maps._with_head(net, net.module.fc.weight, order)
         values = cl.CAM()(other, batch, cl.ClassTarget(2)).values[0, 0]
     features = net.module.features(batch.pixels)[0].detach()
     expected = torch.einsum("k,khw->hw", net.module.fc.weight.detach()[2][order.tolist()], features)

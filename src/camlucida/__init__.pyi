@@ -24,6 +24,11 @@ from camlucida.errors import NetworkError as NetworkError
 from camlucida.errors import TargetError as TargetError
 from camlucida.errors import UnsupportedError as UnsupportedError
 from camlucida.errors import UsageError as UsageError
+from camlucida.geometry import Box as Box
+from camlucida.geometry import Grid as Grid
+from camlucida.geometry import ScoredBox as ScoredBox
+from camlucida.geometry import Size as Size
+from camlucida.geometry import View as View
 from camlucida.maps.cam import CAM as CAM
 from camlucida.maps.grad_cam import GradCAM as GradCAM
 from camlucida.maps.occlusion import Occlusion as Occlusion
@@ -42,15 +47,10 @@ from camlucida.targets import RegionTarget as RegionTarget
 from camlucida.targets import RegressionTarget as RegressionTarget
 from camlucida.targets import UnitTarget as UnitTarget
 from camlucida.values import Batch as Batch
-from camlucida.values import Box as Box
-from camlucida.values import Grid as Grid
 from camlucida.values import HeatMaps as HeatMaps
 from camlucida.values import Label as Label
 from camlucida.values import Localization as Localization
 from camlucida.values import Prediction as Prediction
 from camlucida.values import Reconstruction as Reconstruction
-from camlucida.values import ScoredBox as ScoredBox
-from camlucida.values import Size as Size
-from camlucida.values import View as View
 
 __version__: str

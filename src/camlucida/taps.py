@@ -235,6 +235,15 @@ class Operation:
     output: Value
     shape: tuple[int, ...]
 
+    @property
+    def base(self) -> str:
+        """The name without its number of axes: `conv` of `conv2d`."""
+        return self.name.rstrip("123d") if self.name.endswith(("1d", "2d", "3d")) else self.name
+
+    def argument(self, position: int, name: str, default: Any = None) -> Any:
+        """What was given in that place or under that name."""
+        return self.args[position] if len(self.args) > position else self.kwargs.get(name, default)
+
 
 @dataclass
 class Trace:

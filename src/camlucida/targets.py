@@ -182,11 +182,8 @@ class BinaryTarget:
     layers: ClassVar[tuple[str, ...]] = ()
 
     def bind(self, output: Output) -> Bound:
-        return _signed_output(
-            output,
-            1.0 if self.positive else -1.0,
-            "evidence for the positive class" if self.positive else "evidence against the positive class",
-        )
+        words = f"evidence {'for' if self.positive else 'against'} the positive class"
+        return _signed_output(output, self.positive, words)
 
 
 @dataclass(frozen=True)
@@ -197,11 +194,7 @@ class RegressionTarget:
     layers: ClassVar[tuple[str, ...]] = ()
 
     def bind(self, output: Output) -> Bound:
-        return _signed_output(
-            output,
-            1.0 if self.up else -1.0,
-            "what raises the output" if self.up else "what lowers the output",
-        )
+        return _signed_output(output, self.up, f"what {'raises' if self.up else 'lowers'} the output")
 
 
 @dataclass(frozen=True)
@@ -314,8 +307,8 @@ def _rows(per_picture: Tensor, rows: Tensor | None) -> Tensor:
     return per_picture if rows is None else per_picture[rows]
 
 
-def _signed_output(output: Output, sign: float, words: str) -> Bound:
-    logits = output.logits
+def _signed_output(output: Output, up: bool, words: str) -> Bound:
+    logits, sign = output.logits, 1.0 if up else -1.0
     if logits.shape[1] != 1:
         raise TargetError(
             words, got=f"{logits.shape[1]} outputs", allowed="a network of one output", do="use ClassTarget"

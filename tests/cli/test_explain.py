@@ -23,7 +23,7 @@ from camlucida.maps.merge import Views
 from camlucida.networks import cards
 from camlucida.networks.labels import find_class
 from camlucida.networks.lucida import Lucida
-from camlucida.report import explain
+from camlucida.report import explain, explain_page
 from camlucida.values import Label, Reconstruction, Size
 
 LABELS = (
@@ -231,26 +231,27 @@ def test_a_method_that_refuses_leaves_a_cell_that_says_why(tmp_path, monkeypatch
     assert not (tmp_path / "none").exists()
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["--classes", "guinea"], "near it: guinea pig (n01)"),
-        (["--classes", "crane"], "2 classes of that name; say which: crane (n02), Crane (n03)"),
-        (["--classes", "zebra"], "class 'zebra'; got no such name, id or number"),
-        (["--classes", "3"], "class 3; allowed: 0 … 2"),
-        (["--classes", "top:0"], "top:1 or more"),
-        (["--methods", "gradcam"], "did you mean 'grad-cam'?"),
-        (["--methods", "occlusion:patch=16,strid=8"], "did you mean 'stride'?"),
-        (["--layers", "stagez"], "layer 'stagez' does not exist; did you mean 'stages'?"),
-        (["--layers", "a,,b"], "names with commas between"),
-        (["--scale", "fixed:2:1"], "per-map | shared | fixed:LO:HI"),
-        (["--scale", "fixed:nan:1"], "per-map | shared | fixed:LO:HI"),
-        (["--methods", "occlusion:patch=500"], "patch 1 … 64"),
-    ],
-)
-def test_wrong_words_are_one_line_and_write_nothing(packed, tmp_path, capsys, arguments, said):
-    file = picture(tmp_path)
-    assert main(["explain", str(file), "--out", str(tmp_path / "out"), "--network", packed, *arguments]) == 2
+WRONG = """
+--classes guinea  | near it: guinea pig (n01)
+--classes crane  | 2 classes of that name; say which: crane (n02), Crane (n03)
+--classes zebra  | class 'zebra'; got no such name, id or number
+--classes 3  | class 3; allowed: 0 … 2
+--classes top:0  | top:1 or more
+--methods gradcam  | did you mean 'grad-cam'?
+--methods occlusion:patch=16,strid=8  | did you mean 'stride'?
+--methods occlusion:patch=500  | patch 1 … 64
+--layers stagez  | layer 'stagez' does not exist; did you mean 'stages'?
+--layers a,,b  | names with commas between
+--scale fixed:2:1  | per-map | shared | fixed:LO:HI
+--scale fixed:nan:1  | per-map | shared | fixed:LO:HI
+"""
+
+
+@pytest.mark.parametrize("wrong", WRONG.strip().splitlines())
+def test_wrong_words_are_one_line_and_write_nothing(packed, tmp_path, capsys, wrong):
+    arguments, said = wrong.split("  | ", 1)
+    file, out = picture(tmp_path), str(tmp_path / "out")
+    assert main(["explain", str(file), "--out", out, "--network", packed, *arguments.split()]) == 2
     error = capsys.readouterr().err
     assert said in error
     assert error.count("\n") == 1
@@ -336,7 +337,7 @@ def test_colours_by_value():
     signed, heat = render.palette("signed").astype(float), render.palette("heat").astype(float)
 
     def pixel(row, low, high, y, x):
-        return explain.overlay(one, one.rows[row].cells[0], low, high)[y, x].astype(float)
+        return explain_page.overlay(one, one.rows[row].cells[0], low, high)[y, x].astype(float)
 
     grey, plain = np.full(3, 120.0), np.array([160.0, 100, 100])
     for (y, x), step in (
@@ -356,15 +357,15 @@ def test_a_map_with_nothing_to_show_says_its_status():
     one = by_hand(SIGNED)
     picture = np.random.default_rng(0).integers(0, 255, (200, 300, 3), np.uint8)
     one = replace(one, picture=picture)
-    flat = explain.overlay(one, cell(np.zeros((200, 300)), status="flat"), 0.0, 0.0)
+    flat = explain_page.overlay(one, cell(np.zeros((200, 300)), status="flat"), 0.0, 0.0)
     grey = np.rint(picture.astype(float).mean(2)).astype(np.uint8)
     np.testing.assert_array_equal(flat[:40], np.repeat(grey[:40, :, None], 3, 2))
     assert (flat[100] != grey[100, :, None]).any()  # the words
-    against = explain.overlay(one, cell(np.full((200, 300), -3.0), status="all-negative"), -3.0, 0.0)
+    against = explain_page.overlay(one, cell(np.full((200, 300), -3.0), status="all-negative"), -3.0, 0.0)
     broken = cell(np.where(np.arange(300) == 7, np.inf, 1.0) * np.ones((200, 1)), status="non-finite")
     assert explain.Scale().limits([one])(broken) == (0, 0)
-    np.testing.assert_array_equal(explain.overlay(one, broken, 0.0, 0.0)[:40], flat[:40])
-    assert explain._plain("pooling → linear, café, 3 × 4 ≥ −1") == "pooling -> linear, cafe, 3 x 4 >= -1"
+    np.testing.assert_array_equal(explain_page.overlay(one, broken, 0.0, 0.0)[:40], flat[:40])
+    assert explain_page._plain("pooling → linear, café, 3 × 4 ≥ −1") == "pooling -> linear, cafe, 3 x 4 >= -1"
     blue = render.palette("signed")[0].astype(float)
     slow = 0.3 * picture.astype(float).mean(2, keepdims=True) + 0.7 * blue
     np.testing.assert_allclose(against, slow, atol=0.51)

@@ -1,4 +1,4 @@
-"""What several verbs ask for in the same words: a network, a threshold."""
+"""What several verbs ask for in the same words, a network, a threshold; and say of it in their manifests."""
 
 from __future__ import annotations
 
@@ -249,3 +249,23 @@ def at_threshold(rule: Rule, threshold: float | None) -> Rule:
     raise UsageError(
         f"--threshold {threshold}", got=f"the rule {type(rule).__name__}, which has none", do="leave it out"
     )
+
+
+def provenance(net: Network) -> dict[str, Any]:
+    """What a manifest says of the network and the software: its card without the labels, and versions."""
+    import json
+    import platform
+
+    import numpy
+    import PIL
+    import torch
+
+    from camlucida import __version__
+
+    card = json.loads(net.card.to_json())
+    card.pop("labels")
+    versions = {
+        "camlucida": __version__, "python": platform.python_version(), "torch": torch.__version__, "numpy": numpy.__version__,
+        "pillow": PIL.__version__,
+    }  # fmt: skip
+    return {"card": card, "versions": versions}

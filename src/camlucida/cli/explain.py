@@ -51,11 +51,10 @@ def run(options: Options, command: Sequence[str]) -> int:
     import sys
     from pathlib import Path
 
-    from camlucida.cli import localize
     from camlucida.errors import InputError, UsageError
     from camlucida.images import sources
     from camlucida.maps.merge import Views
-    from camlucida.report import explain
+    from camlucida.report import explain, explain_folder
 
     columns = explain.methods(options.methods, options.layers)
     scale = explain.Scale.of(options.scale)
@@ -67,7 +66,7 @@ def run(options: Options, command: Sequence[str]) -> int:
             allowed=f"1 … {explain.MOST}",
             do="camlucida localize takes whole folders",
         )
-    explain.Folder.open(options.out, {}, options.overwrite)  # before anything slow
+    explain_folder.Folder.open(options.out, {}, options.overwrite)  # before anything slow
     net = choices.network(options.network)
     asked = explain.classes(options.classes, net.card.labels)
     views = Views.parse(net.card.localization.views if options.views == "auto" else options.views)
@@ -85,15 +84,13 @@ def run(options: Options, command: Sequence[str]) -> int:
         "classes": options.classes, "methods": options.methods, "layers": options.layers, "views": str(views),
         "scale": options.scale, "precision": options.network.precision,
     }  # fmt: skip
-    manifest = {
-        "command": list(command), "settings": settings, "card": localize.card_in_manifest(net), "versions": localize.versions(),
-    }  # fmt: skip
+    manifest = {"command": list(command), "settings": settings, **choices.provenance(net)}
     facts = [
         ("Network", net.card.name), ("Classes", options.classes), ("Methods", options.methods.replace(",", ", ")),
         *([("Layers", options.layers.replace(",", ", "))] if options.layers else []),
         ("Views", str(views)), ("Colour scale", options.scale),
     ]  # fmt: skip
-    folder = explain.Folder.open(options.out, manifest, options.overwrite)
+    folder = explain_folder.Folder.open(options.out, manifest, options.overwrite)
     names = dict(zip((s.name for s in listing.sources), sources.unique_names(listing.sources), strict=True))
     stems = [names[one.source.name] for one in explained]
     cells = folder.save(explained, stems, scale.limits(explained), facts, rejected)

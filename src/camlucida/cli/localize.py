@@ -15,7 +15,6 @@ from camlucida.cli import choices
 
 if TYPE_CHECKING:
     from camlucida.images.sources import Source
-    from camlucida.networks.network import Network
     from camlucida.values import Box
 
 PART = 128  # pictures a part of the result holds
@@ -104,13 +103,7 @@ def run(options: Options, command: Sequence[str]) -> int:
         "rule": plan.rule_name, "views": str(plan.views), "top": options.top, "batch": options.batch, "precision": options.network.precision,
         "part_size": size, "max_pixels": options.max_pixels, "inputs": len(listing.sources), "inputs_sha256": inputs, "truth": options.truth,
     }  # fmt: skip
-    manifest = {
-        "command": list(command),
-        "settings": settings,
-        "card": card_in_manifest(net),
-        "versions": versions(),
-        "seeds": {},
-    }
+    manifest = {"command": list(command), "settings": settings, **choices.provenance(net), "seeds": {}}
     keep = None if options.overlays == "all" else int(options.overlays)
     names = dict(zip((s.name for s in listing.sources), sources.unique_names(listing.sources), strict=True))
     parts = [listing.sources[i : i + size] for i in range(0, len(listing.sources), size)]
@@ -179,32 +172,6 @@ def _truth(options: Options, listed: Sequence[Source]) -> dict[str, tuple[Box, .
             do="write paths as listed, or relative to the manifest",
         )
     return found
-
-
-def card_in_manifest(net: Network) -> Any:
-    import json
-
-    found = json.loads(net.card.to_json())
-    found.pop("labels")
-    return found
-
-
-def versions() -> dict[str, str]:
-    import platform
-
-    import numpy
-    import PIL
-    import torch
-
-    from camlucida import __version__
-
-    return {
-        "camlucida": __version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": numpy.__version__,
-        "pillow": PIL.__version__,
-    }
 
 
 def _fell_back(plan: Any, out: Any) -> bool:

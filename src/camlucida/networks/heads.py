@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from camlucida import taps
+from camlucida.display import sides
 from camlucida.errors import LayerError, NetworkError, UnsupportedError, nearest
-from camlucida.networks import structure
+from camlucida.networks import layouts
 from camlucida.networks.cards import Card
 from camlucida.networks.network import Network, logits_of
 from camlucida.taps import Operation, Point, Value
@@ -325,16 +326,16 @@ def _flat_head(module: nn.Module, trace: taps.Trace, side: int) -> OwnHead:
                 raise UnsupportedError(
                     f"a dense form of {type(module).__name__} at {side} × {side}",
                     got="several layers after the pooling" if one
-                    else f"a map of {_sides(given)}, stretched to {_sides(operation.shape)}",
+                    else f"a map of {sides(given[2:])}, stretched to {sides(operation.shape[2:])}",
                     allowed="pooling → linear, or a flattened map → linear layers",
                     do=None if one else "give the size at which nothing is stretched: size=…",
                 )  # fmt: skip
             user = operation
         elif name == "linear" and len(given) == 2:
-            layers.append((operation.args[1], structure._argument(operation, 2, "bias")))
+            layers.append((operation.args[1], operation.argument(2, "bias")))
         elif name in ACTIVATIONS and len(given) == 2:
             layers.append(ACTIVATIONS[name]())
-        elif name in structure.RESHAPING and len(given) == 4 and len(operation.shape) == 2 and layers:
+        elif name in layouts.RESHAPING and len(given) == 4 and len(operation.shape) == 2 and layers:
             user = operation
         else:
             value = None
@@ -366,7 +367,3 @@ def _is_pooled(value: Value, producers: Mapping[Value, Operation]) -> bool:
 
 def _ending(trace: taps.Trace) -> str:
     return " → ".join(operation.name for operation in trace.operations[-3:])
-
-
-def _sides(shape: tuple[int, ...]) -> str:
-    return " × ".join(map(str, shape[2:]))

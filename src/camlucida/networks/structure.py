@@ -11,6 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from camlucida.display import sides
+from camlucida.networks.layouts import POOLS, RESHAPING, Tokens, layouts
+from camlucida.networks.receptive_fields import MIXING, receptive_fields
 from camlucida.taps import OPAQUE, Operation, Point, Trace, Value
 from camlucida.values import Grid, Shown
 
@@ -19,16 +22,8 @@ PASSING = {
     "dropout2d", "dropout3d", "alpha_dropout", "feature_dropout", "to", "float", "clone", "identity",
     "type_as", "permute", "transpose", "swapaxes", "swapdims", "__getitem__", "mT", "T", "data",
 }  # fmt: skip
-RESHAPING = ("flatten", "view", "reshape")
-MIXING = {
-    "matmul", "__matmul__", "bmm", "baddbmm", "einsum", "scaled_dot_product_attention",
-    "multi_head_attention_forward", "_native_multi_head_attention", "interpolate", "grid_sample", "roll", "flip",
-    "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", OPAQUE,
-}  # fmt: skip
-POOLS = {"max_pool", "avg_pool", "adaptive_avg_pool", "adaptive_max_pool", "lp_pool"}
 REDUCING = POOLS | {"mean", "sum", "amax", "max", "logsumexp"}
 CHOOSING = {"__getitem__", "select", "narrow", "index_select", "unbind", "split", "chunk", "tensor_split"}
-JOINING = ("cat", "concat", "concatenate")
 
 
 @dataclass(frozen=True, repr=False)
@@ -68,28 +63,8 @@ class Layer(Shown):
         yield "reached by gradients", "yes" if self.reached else "no"
 
 
-@dataclass(frozen=True)
-class Tokens:
-    """A value that holds the cells of a map of `size` in a row of `total` tokens, after `prefix` others; `axis`: which
-    one the row is (1 or 2), None while it is folded otherwise (inside attention)."""
-
-    size: tuple[int, ...]
-    prefix: int
-    total: int
-    axis: int | None
-
-    @property
-    def readable(self) -> bool:
-        return self.axis == 1
-
-    @property
-    def bare(self) -> bool:
-        """Nothing but the cells."""
-        return self.total == math.prod(self.size)
-
-
-def _sides(sides: tuple[float, ...] | None) -> str:
-    return "unknown" if sides is None else " × ".join(f"{side:g}" for side in sides)
+def _sides(lengths: tuple[float, ...] | None) -> str:
+    return "unknown" if lengths is None else sides(lengths)
 
 
 @dataclass(frozen=True)
@@ -133,10 +108,8 @@ class Head:
             return (weight * scale)[None], shift, (bias + weight @ moved)[None]
         _, gain, moved, eps = self.norm
         pooled = self.pooled(features)
-        mean, deviation = (
-            pooled.mean(1, keepdim=True),
-            (pooled.var(1, unbiased=False, keepdim=True) + eps).sqrt(),
-        )
+        mean = pooled.mean(1, keepdim=True)
+        deviation = (pooled.var(1, unbiased=False, keepdim=True) + eps).sqrt()
         gained = weight if gain is None else weight * gain.detach().float()
         bias = bias if moved is None else bias + weight @ moved.detach().float()
         return gained[None] / deviation[..., None], shift - mean, bias[None]
@@ -169,8 +142,8 @@ def read(trace: Trace, logits: Tensor) -> Structure:
     output = next((v for v in reversed(list(producers)) if v[0] == id(logits)), None)
     needed = _ancestors(output, producers)
     axes = len(trace.shape) - 2
-    orders, tokens = _layouts(trace, axes)
-    fields = _receptive_fields(trace, axes, tokens)
+    orders, tokens = layouts(trace, axes)
+    fields = receptive_fields(trace, axes, tokens)
     spread = _spread(output, producers, tokens)
     names: dict[Value, Point] = {}
     for point, (value, _) in trace.modules.items():
@@ -205,10 +178,9 @@ def read(trace: Trace, logits: Tensor) -> Structure:
         row = tokens.get(value)
         if row is not None and row.bare and row.axis == (1 if head.channel_axis == -1 else 2):
             head = replace(head, channel_axis=-1, any_size=False)
+            # x[:, prefix:].mean(1): the tokens before, which have a name
             while (before := producers.get(value)) is not None and before.name in PASSING:
-                whole = tokens.get(
-                    before.inputs[0]
-                )  # x[:, prefix:].mean(1): the tokens before, which have a name
+                whole = tokens.get(before.inputs[0])
                 if whole is None or not whole.axis:
                     break
                 user, value, shape = before, before.inputs[0], tuple(before.args[0].shape)
@@ -223,11 +195,8 @@ def read(trace: Trace, logits: Tensor) -> Structure:
             point = names.get(value) or Point(user.name, user.call, "function")
             pooled = layer(point, value, shape)
             given = pooled.cells(features)
-            again = (
-                head.logits(given)
-                if given.shape[1] == (head.weight.shape[1] if head.weight is not None else given.shape[1])
-                else None
-            )
+            fits = head.weight is None or given.shape[1] == head.weight.shape[1]
+            again = head.logits(given) if fits else None
             if again is not None and again.shape == logits.shape and _near(again, logits.float()):
                 return Structure(layers, pooled, head)
     return Structure(layers, last(), None)
@@ -267,7 +236,7 @@ def _last_spatial(
             math.prod(cells(value, operation.shape)) <= 1
             or value not in needed
             or operation.name in PASSING
-            or _base(operation.name) in POOLS
+            or operation.base in POOLS
         ):
             continue
         if value in tokens and (value not in spread or value not in names or operation.name == "linear"):
@@ -295,23 +264,13 @@ def _spread(
         operation = producers.get(value)
         for given in operation.inputs if operation else ():
             row, then = tokens.get(given), tokens.get(value)
-            if operation.name in MIXING or _base(operation.name) in REDUCING:  # type: ignore[union-attr]
+            if operation.name in MIXING or operation.base in REDUCING:  # type: ignore[union-attr]
                 queue.append((given, True))
             elif operation.name in CHOOSING and row and row.axis and not (then and then.axis):  # type: ignore[union-attr]
                 queue.append((given, False))
             else:
                 queue.append((given, whole))
     return {value for value, whole in seen if whole}
-
-
-def _base(name: str) -> str:
-    return name.rstrip("123d") if name.endswith(("1d", "2d", "3d")) else name
-
-
-def _argument(operation: Operation, position: int, name: str, default: Any = None) -> Any:
-    if len(operation.args) > position:
-        return operation.args[position]
-    return operation.kwargs.get(name, default)
 
 
 def _head(
@@ -324,30 +283,24 @@ def _head(
         return producers.get(value) if value is not None else None
 
     operation = back(output)
-    weight = bias = norm = None
+    weight = bias = None
+    norm: tuple | None = None
     if operation is not None and operation.name == "linear":
-        weight, bias = _argument(operation, 1, "weight"), _argument(operation, 2, "bias")
+        weight, bias = operation.argument(1, "weight"), operation.argument(2, "bias")
         operation = back(operation.inputs[0])
-    elif operation is not None and _base(operation.name) == "conv" and math.prod(operation.shape[2:]) == 1:
-        kernel = _argument(operation, 1, "weight")
-        if math.prod(kernel.shape[2:]) == 1 and _argument(operation, 6, "groups", 1) == 1:
-            weight, bias = kernel.flatten(1), _argument(operation, 2, "bias")
+    elif operation is not None and operation.base == "conv" and math.prod(operation.shape[2:]) == 1:
+        kernel = operation.argument(1, "weight")
+        if math.prod(kernel.shape[2:]) == 1 and operation.argument(6, "groups", 1) == 1:
+            weight, bias = kernel.flatten(1), operation.argument(2, "bias")
             operation = back(operation.inputs[0])
     if operation is not None and weight is not None and operation.name in ("layer_norm", "batch_norm"):
+        first, last = (2, 4) if operation.name == "layer_norm" else (3, 7)
+        gain, moved = operation.argument(first, "weight"), operation.argument(first + 1, "bias")
+        eps = operation.argument(last, "eps", 1e-5)
         if operation.name == "layer_norm":
-            norm = (
-                "layer",
-                *(
-                    _argument(operation, i, n, d)
-                    for i, n, d in ((2, "weight", None), (3, "bias", None), (4, "eps", 1e-5))
-                ),
-            )
+            norm = ("layer", gain, moved, eps)
         else:
-            mean, var = _argument(operation, 1, "running_mean"), _argument(operation, 2, "running_var")
-            gain, moved, eps = (
-                _argument(operation, i, n, d)
-                for i, n, d in ((3, "weight", None), (4, "bias", None), (7, "eps", 1e-5))
-            )
+            mean, var = operation.argument(1, "running_mean"), operation.argument(2, "running_var")
             if mean is None or var is None:
                 return None  # the statistics of each batch: no linear head
             scale = (var + eps).rsqrt() * (1 if gain is None else gain.detach())
@@ -359,11 +312,10 @@ def _head(
     if pooled is None:
         return None
     kind, channel_axis, shape = pooled
-    any_size = _base(operation.name) not in ("avg_pool", "max_pool")
+    any_size = operation.base not in ("avg_pool", "max_pool")
     value, head = operation.inputs[0], Head(kind, weight, bias, norm, channel_axis, any_size)
-    while (
-        value in producers and producers[value].name in RESHAPING
-    ):  # x.flatten(2).mean(2): the map before it
+    # x.flatten(2).mean(2): the map before it
+    while value in producers and producers[value].name in RESHAPING:
         before = tuple(producers[value].args[0].shape)
         if before[channel_axis] != shape[channel_axis] or math.prod(before) != math.prod(shape):
             break
@@ -377,15 +329,15 @@ def _global_pool(operation: Operation) -> tuple[str, int, tuple[int, ...]] | Non
     if not isinstance(tensor, Tensor) or tensor.ndim < 3:
         return None
     shape, name = tuple(tensor.shape), operation.name
-    if _base(name) in ("adaptive_avg_pool", "adaptive_max_pool", "avg_pool", "max_pool"):
+    if operation.base in ("adaptive_avg_pool", "adaptive_max_pool", "avg_pool", "max_pool"):
         whole = math.prod(operation.shape[2:]) == 1 and math.prod(shape[2:]) >= 1
-        if _base(name) in ("avg_pool", "max_pool"):
-            kernel = _argument(operation, 1, "kernel_size")
+        if operation.base in ("avg_pool", "max_pool"):
+            kernel = operation.argument(1, "kernel_size")
             kernel = (kernel,) * (len(shape) - 2) if isinstance(kernel, int) else tuple(kernel)
             whole = whole and kernel == shape[2:]
         return ("avg" if "avg" in name else "max", 1, shape) if whole else None
     if name in ("mean", "amax"):
-        axes = _argument(operation, 1, "dim")
+        axes = operation.argument(1, "dim")
         axes = (axes,) if isinstance(axes, int) else tuple(axes or ())
         axes = tuple(sorted(a % len(shape) for a in axes))
         kind = "avg" if name == "mean" else "max"
@@ -394,186 +346,3 @@ def _global_pool(operation: Operation) -> tuple[str, int, tuple[int, ...]] | Non
         if axes == tuple(range(1, len(shape) - 1)):
             return kind, -1, shape
     return None
-
-
-Field = tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]
-
-
-def _layouts(trace: Trace, axes: int) -> tuple[dict[Value, int], dict[Value, Tokens]]:
-    """Where the channels are, 1 or −1 (last), in values with the axes of the input; and the values whose cells were
-    put in a row of tokens; both as far as the run tells."""
-    places = {trace.input: 1}
-    shapes: dict[Value, tuple[int, ...]] = {trace.input: trace.shape}
-    tokens: dict[Value, Tokens] = {}
-    sizes = {trace.shape[2:]}
-    for operation in trace.operations:
-        value, shape = operation.output, operation.shape
-        shapes[value] = shape
-        place = _place(operation, axes, places, shapes, tokens)
-        folded = any(v in tokens for v in operation.inputs)
-        if place is None and len(shape) == axes + 2 and shape[2:] in sizes and not folded:
-            place = 1  # as before a shuffle of its channels
-        if place is not None:
-            places[value] = place
-            sizes |= {shape[2:]} if place == 1 else set()
-        elif axes > 1:
-            row = _row(operation, axes, places, shapes, tokens)
-            if row is not None:
-                tokens[value] = row
-    return places, tokens
-
-
-def _order(operation: Operation) -> list[int]:
-    """Which axis of the input each axis of a permutation's output is."""
-    rank = len(operation.shape)
-    order = list(range(rank))
-    if operation.name == "permute":
-        asked = _argument(operation, 1, "dims")
-        return [d % rank for d in (asked if isinstance(asked, (tuple, list)) else operation.args[1:])]
-    if operation.name in ("transpose", "swapaxes", "swapdims"):
-        a, b = (
-            _argument(operation, i, f"dim{i - 1}", _argument(operation, i, f"axis{i - 1}")) for i in (1, 2)
-        )
-        order[a], order[b] = order[b], order[a]
-    elif operation.name in ("mT", "T"):
-        order[-2:] = order[:-3:-1]
-    return order
-
-
-def _place(
-    operation: Operation, axes: int, places: dict[Value, int], shapes: dict[Value, tuple[int, ...]],
-    tokens: dict[Value, Tokens],
-) -> int | None:  # fmt: skip
-    rank = len(operation.shape)
-    if rank != axes + 2:
-        return None
-    if _base(operation.name) in ("conv", "conv_transpose", *POOLS):
-        return 1
-    given = next((v for v in operation.inputs if v in places), None)
-    if given is not None and len(shapes[given]) == rank:
-        place = _order(operation).index(places[given] % rank)
-        return {1: 1, rank - 1: -1}.get(place)
-    row = tokens.get(operation.inputs[0]) if operation.inputs else None
-    if row is not None:  # tokens folded into a map again
-        if operation.name in RESHAPING and row.bare and row.axis:
-            if row.axis == 1 and operation.shape[1:-1] == row.size:
-                return -1
-            if row.axis == 2 and operation.shape[2:] == row.size:
-                return 1
-        return None
-    over_last = operation.name == "linear" or (
-        operation.name == "layer_norm" and len(_argument(operation, 1, "normalized_shape")) == 1
-    )
-    return -1 if over_last else None
-
-
-def _row(
-    operation: Operation, axes: int, places: dict[Value, int], shapes: dict[Value, tuple[int, ...]],
-    tokens: dict[Value, Tokens],
-) -> Tokens | None:  # fmt: skip
-    if not operation.inputs:
-        return None
-    shape, first, batch = operation.shape, operation.inputs[0], next(iter(shapes.values()))[0]
-    if first in places:
-        map_shape = shapes[first]
-        axis = 2 if places[first] == 1 else 1
-        size = map_shape[2:] if axis == 2 else map_shape[1:-1]
-        put = operation.name in RESHAPING and len(shape) == 3 and shape[0] == map_shape[0]
-        count = math.prod(size)
-        return Tokens(size, 0, count, axis) if put and count > 1 and shape[axis] == count else None
-    position = next((i for i, v in enumerate(operation.inputs) if v in tokens), None)
-    if position is None:
-        return None
-    row = tokens[operation.inputs[position]]
-    hidden = replace(row, axis=None)
-    if len(shape) != 3 or shape[0] != batch:
-        return hidden
-    if operation.name in JOINING and row.axis == 1:
-        parts = _argument(operation, 0, "tensors")
-        if _argument(operation, 1, "dim", 0) in (1, -2):
-            before = sum(part.shape[1] for part in parts[:position])
-            return replace(row, prefix=row.prefix + before, total=shape[1])
-    if operation.name == "__getitem__" and row.axis == 1:
-        index = operation.args[1]
-        cut = index[1] if isinstance(index, tuple) and len(index) > 1 else slice(None)
-        if isinstance(index, slice) or not isinstance(cut, slice) or cut.step not in (None, 1):
-            return hidden
-        start, stop, _ = cut.indices(row.total)
-        if start > row.prefix or stop < row.prefix + math.prod(row.size):
-            return hidden
-        return replace(row, prefix=row.prefix - start, total=stop - start)
-    if row.axis is not None and len(shapes[operation.inputs[position]]) == 3:
-        axis = _order(operation).index(row.axis)
-        return replace(row, axis=axis) if axis and shape[axis] == row.total else hidden
-    return replace(row, axis=1) if shape[1] == row.total else hidden
-
-
-def _receptive_fields(trace: Trace, axes: int, tokens: dict[Value, Tokens]) -> dict[Value, Field]:
-    """(stride, centre of cell 0, receptive field) of each value, by the recurrence of section 8. Where
-    branches meet, the larger field counts; gates that were pooled to one cell are left aside; None after an
-    operation that reaches further than it tells."""
-    fields: dict[Value, Field] = {trace.input: ((1.0,) * axes, (0.5,) * axes, (1.0,) * axes)}
-    lost: set[Value] = set()
-    for operation in trace.operations:
-        across = operation.name == "linear" and any(
-            tokens[v].axis == 2 for v in operation.inputs if v in tokens
-        )
-        if across or any(v in lost for v in operation.inputs):
-            lost.add(operation.output)
-            continue
-        known = [fields[v] for v in operation.inputs if v in fields]
-        if not known:
-            continue
-        stride, offset, extent = max(known, key=lambda f: f[2])
-        base = _base(operation.name)
-        if base in ("conv", "max_pool", "avg_pool"):
-            window = _window(operation, axes, base)
-            if window is None:
-                lost.add(operation.output)
-                continue
-            kernel, step, padding, dilation = window
-            reach = tuple(d * (k - 1) for k, d in zip(kernel, dilation, strict=True))
-            extent = tuple(e + r * s for e, r, s in zip(extent, reach, stride, strict=True))
-            offset = tuple(
-                o + (r / 2 - p) * s for o, r, p, s in zip(offset, reach, padding, stride, strict=True)
-            )
-            stride = tuple(s * t for s, t in zip(stride, step, strict=True))
-        elif operation.name == "pad":
-            sides = _argument(operation, 1, "pad")
-            before = tuple(sides[2 * i] if 2 * i < len(sides) else 0 for i in reversed(range(axes)))
-            offset = tuple(o - b * s for o, b, s in zip(offset, before, stride, strict=True))
-        elif operation.name in MIXING:
-            lost.add(operation.output)
-            continue
-        elif base.startswith("adaptive") or operation.name in ("mean", "amax", "linear", "__getitem__"):
-            given = tuple(getattr(operation.args[0], "shape", ())) if operation.args else ()
-            channels_last = operation.name == "linear" and given[1:-1] == operation.shape[1:-1] != ()
-            if not channels_last and given[2:] != operation.shape[2:]:
-                if math.prod(operation.shape[2:]) > 1:
-                    lost.add(operation.output)
-                continue
-        fields[operation.output] = (stride, offset, extent)
-    return fields
-
-
-def _window(operation: Operation, axes: int, base: str) -> tuple | None:
-    def per_axis(value: Any) -> tuple:
-        return (value,) * axes if isinstance(value, (int, float)) else tuple(value)
-
-    if base == "conv":
-        kernel = tuple(_argument(operation, 1, "weight").shape[2:])
-        step, dilation = (
-            per_axis(_argument(operation, 3, "stride", 1)),
-            per_axis(_argument(operation, 5, "dilation", 1)),
-        )
-        padding = _argument(operation, 4, "padding", 0)
-        if padding == "same":
-            padding = tuple(d * (k - 1) // 2 for k, d in zip(kernel, dilation, strict=True))
-        padding = (0,) * axes if padding == "valid" else per_axis(padding)
-    else:
-        kernel = per_axis(_argument(operation, 1, "kernel_size"))
-        step = _argument(operation, 2, "stride", None)
-        step = kernel if step is None or step == [] else per_axis(step)
-        padding = per_axis(_argument(operation, 3, "padding", 0))
-        dilation = per_axis(_argument(operation, 4, "dilation", 1)) if base == "max_pool" else (1,) * axes
-    return (kernel, step, padding, dilation) if len(kernel) == axes else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from camlucida.networks.alexnet import AlexNet, Conv
 
@@ -25,15 +25,4 @@ class ZFNet(AlexNet):
 class ZFNetB(ZFNet):
     """Variant b: layers 3, 4, 5 with 512, 1024, 512 maps."""
 
-    def __init__(
-        self,
-        num_classes: int = 1000,
-        width: float = 1.0,
-        size: int | None = None,
-        remove: Sequence[int] = (),
-        widths: Mapping[int | str, int] | None = None,
-        dropout: float = 0.5,
-    ) -> None:
-        wider: dict[int | str, int] = {n: w for n, w in ((3, 512), (4, 1024), (5, 512)) if n not in remove}
-        wider |= {int(n): w for n, w in (widths or {}).items()}
-        super().__init__(num_classes, width, size, remove, wider, dropout)
+    layers = ZFNET | {n: replace(ZFNET[n], channels=c) for n, c in ((3, 512), (4, 1024), (5, 512))}

@@ -1,0 +1,131 @@
+"""What explain shows of a picture: the overlay of a cell, all cells on one sheet, the page."""
+
+from __future__ import annotations
+
+import io
+import shlex
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from camlucida import render
+from camlucida.report import figures
+from camlucida.report import page as pages
+from camlucida.report.explain import Cell, Explained, Row
+
+ON_PAGE = 384  # longer side of a picture on the page and on the sheet
+MEANING = {**figures.MEANING, "ok": "", "refused": "this method does not explain this network"}
+
+
+def overlay(one: Explained, cell: Cell, low: float, high: float) -> NDArray[np.uint8]:
+    """The picture under the cell's map on that scale; a cell without one leaves it grey, with its word on it."""
+    if cell.picture is not None:
+        return cell.picture
+    if cell.is_painted and cell.heat is not None:
+        return render.painted(one.picture, cell.heat, low, high)
+    grey = render.overlay(one.picture, np.zeros(one.picture.shape[:2], np.float32))
+    words = cell.status if cell.status == "refused" else f"{cell.status}: {MEANING[cell.status]}"
+    return figures.stamped(grey, words)
+
+
+def captioned(
+    one: Explained, row: Row | None, cell: Cell, low: float, high: float, longest: int
+) -> Image.Image:
+    """The overlay with its words and its colour bar. `row`: where the class is to be said too."""
+    shown = Image.fromarray(overlay(one, cell, low, high))
+    if max(shown.size) > longest:
+        shown = shown.resize(figures.fitted(*shown.size, longest), Image.Resampling.LANCZOS)
+    words = [cell.title + (f" at {cell.layer}" if cell.layer else "")]
+    if row is not None:
+        words.append(f"{row.label.name.split(',')[0]} {figures.percent(row.probability)}")
+    if cell.status == "refused":
+        words.append(f"refused: {cell.reason}")
+    else:
+        words += [cell.target if cell.picture is not None else f"{cell.target} {cell.score:.3g}", cell.status]
+    bar = (low, high) if cell.is_painted else None
+    return render.captioned(
+        np.asarray(shown), _plain(" · ".join(words)), bar=bar, colours="signed" if low < 0 else "heat"
+    )
+
+
+def _plain(text: str) -> str:
+    """What Pillow's built-in font can draw; signs that messages use get a spelling."""
+    for sign, plain in (("→", "->"), ("×", "x"), ("−", "-"), ("≥", ">="), ("≤", "<=")):
+        text = text.replace(sign, plain)
+    return figures.latin(text)
+
+
+def sheet(
+    one: Explained, limits: Callable[[Cell], tuple[float, float]], longest: int = ON_PAGE
+) -> Image.Image:
+    """All of one picture as one picture: a row per class, the picture first, then its cells."""
+    small = Image.fromarray(one.picture)
+    small = small.resize(figures.fitted(*small.size, longest), Image.Resampling.LANCZOS)
+    rows = []
+    for row in one.rows:
+        words = f"{row.label.name.split(',')[0]} {figures.percent(row.probability)} · logit {row.logit:.3g} · {row.label.id} · class {row.index}"
+        plain = render.captioned(np.asarray(small), _plain(words))
+        cells = [captioned(one, None, cell, *limits(cell), longest) for cell in row.cells]
+        rows.append(render.side_by_side([plain, *cells]))
+    return render.below(rows, gap=16)
+
+
+def entry(one: Explained, limits: Callable[[Cell], tuple[float, float]]) -> dict[str, Any]:
+    """What the page shows of one picture."""
+    return {
+        "name": one.source.relative,
+        "size": one.size,
+        "aspect": f"calc({one.picture.shape[1]} / {one.picture.shape[0]})",
+        "picture": _jpeg(one.picture),
+        "best": [(label.name.split(",")[0], share) for label, share in one.best],
+        "columns": max((len(row.cells) for row in one.rows), default=1),
+        "rows": [
+            {
+                "name": row.label.name, "id": row.label.id, "index": row.index, "probability": row.probability, "logit": row.logit,
+                "cells": [_cell_entry(one, cell, *limits(cell)) for cell in row.cells],
+            }
+            for row in one.rows
+        ],
+    }  # fmt: skip
+
+
+def _cell_entry(one: Explained, cell: Cell, low: float, high: float) -> dict[str, Any]:
+    steps = render.shade(np.linspace(low, high, 15)[None], low, high)[0]
+    return {
+        "cell": cell,
+        "meaning": MEANING.get(cell.status, ""),
+        "picture": _jpeg(overlay(one, cell, low, high)),
+        "low": low,
+        "high": high,
+        "bar": ", ".join("#{:02x}{:02x}{:02x}".format(*colour) for colour in steps),
+        "zero": 100 * -low / (high - low) if low < 0 < high else None,
+    }
+
+
+def page(
+    entries: Sequence[Mapping[str, Any]],
+    facts: Iterable[tuple[str, str]],
+    command: Sequence[str],
+    rejected: Sequence[tuple[str, str]] = (),
+) -> str:
+    """The whole page, one HTML file that asks nothing of any network and needs no script."""
+    signed = any(cell["low"] < 0 for one in entries for row in one["rows"] for cell in row["cells"])
+    return (
+        pages.environment()
+        .get_template("explain.html.j2")
+        .render(
+            pictures=entries, facts=list(facts), command=shlex.join(command), rejected=list(rejected), signed=signed,
+        )
+    )  # fmt: skip
+
+
+def _jpeg(picture: NDArray[np.uint8]) -> str:
+    image = Image.fromarray(picture)
+    if max(image.size) > ON_PAGE:
+        image = image.resize(figures.fitted(*image.size, ON_PAGE), Image.Resampling.LANCZOS)
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", quality=88, subsampling=0, optimize=True)
+    return "data:image/jpeg;base64," + pages._base64(stream.getvalue())
