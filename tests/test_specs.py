@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from camlucida.boxes import RULES, FixedLevel, FractionOfMax, Quantile, TightLoose, rule
+from camlucida.boxes import RULES, FixedLevel, FractionOfMax, GraphCut, Quantile, TightLoose, rule
 from camlucida.errors import UsageError
 from camlucida.specs import build, describe
 
@@ -126,7 +126,9 @@ def test_describe_never_fails():
 
 
 def test_rules_by_name():
-    assert [type(rule(name)) for name in RULES] == [FractionOfMax, Quantile, FixedLevel, TightLoose]
+    assert [type(rule(name)) for name in RULES] == [
+        FractionOfMax, Quantile, FixedLevel, TightLoose, GraphCut,
+    ]  # fmt: skip
     assert rule("fraction-of-max:threshold=0.3,components=all") == FractionOfMax(0.3, "all")
     assert rule("fraction-of-max:normalise=true,connectivity=4") == FractionOfMax(
         connectivity=4, normalise=True
