@@ -154,9 +154,17 @@ def _doc(thing: Any) -> str:
     written = inspect.cleandoc(thing.__doc__ or "") if isinstance(thing.__doc__, str) else ""
     if inspect.isclass(thing) and written.startswith(f"{thing.__name__}("):
         return ""
-    commands = re.compile(r"camlucida \w+ ")
-    parts = (" ".join(p.split()) if not commands.match(p) else f"    {p}" for p in written.split("\n\n"))
+    parts = list[str]()
+    for paragraph in written.split("\n\n"):
+        for stands, group in itertools.groupby(paragraph.splitlines(), _stands):
+            lines = [line.strip() for line in group]
+            parts.append("\n".join(f"    {line}" for line in lines) if stands else " ".join(lines))
     return "\n\n".join(parts)
+
+
+def _stands(line: str) -> bool:
+    """Whether a line of a docstring is an example or a row of a list, to be kept as it stands."""
+    return line.startswith("  ") or bool(re.match(r"camlucida \w+ ", line))
 
 
 def _field_docs(cls: type) -> dict[str, str]:

@@ -48,10 +48,22 @@ def _picture(name: str) -> Callable[[Path], None]:
         skimage = pytest.importorskip("skimage")
         picture = Image.open(Path(skimage.__file__).parent / "data" / name).convert("RGB")
         picture.thumbnail((150, 150))
-        file.parent.mkdir(exist_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
         picture.save(file)
 
     return make
+
+
+def _class_folders(folder: Path) -> None:
+    """Two classes that the embedded network knows: of each seven pictures to train on, some tuning pictures by their names,
+    and one to judge, with its box."""
+    rows = ["path,wnid,x0,y0,x1,y1"]
+    for name, photograph in (("n02124075", "chelsea.png"), ("n07920052", "coffee.png")):
+        for number in range(7):
+            _picture(photograph)(folder / "train" / name / f"{name}_{number}.jpg")
+        _picture(photograph)(folder / "val" / name / f"{name}.jpg")
+        rows.append(f"val/{name}/{name}.jpg,{name},30,10,120,90")
+    (folder / "val" / "boxes.csv").write_text("\n".join(rows) + "\n")
 
 
 def _build(classes: int = 3) -> torch.nn.Module:
@@ -78,6 +90,7 @@ DESK: list[tuple[str, tuple[str, ...], Callable[[Path], object]]] = [
     ("cup.jpg", ("cup.jpg",), _picture("coffee.png")),
     ("photos/chelsea.png", ("photos/",), _picture("chelsea.png")),
     ("photos/coffee.png", ("photos/",), _picture("coffee.png")),
+    ("pictures", ("pictures/train", "pictures/val"), _class_folders),
     ("names.txt", ("names.txt",), lambda file: file.write_text("cat\ndog\ncup\n")),
     ("my_package.py", ("my_package", "own.pth"), lambda file: file.write_text(CODE)),
     ("own.pth", ("own.pth",), _own_weights),

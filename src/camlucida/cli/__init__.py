@@ -22,8 +22,8 @@ VERBS: dict[str, str] = {
     "localize": "photographs → classes, maps, boxes: a result folder and a page",
     "explain": "maps of one picture side by side: classes × methods and layers, as page and picture",
     "doctor": "is it the model or the map: a picture and a network checked, a verdict in words",
-    "evaluate": "how good: top-1, top-5 and ground-truth-known localization on labelled pictures",
-    "train": "a network by a recipe, resumable",
+    "evaluate": "how good on labelled pictures: classes by one view, ten crops or densely; boxes and maps",
+    "train": "the papers' networks, or yours, on your pictures, by a recipe; resumable",
     "pack": "your own weights and their card → one safetensors file",
     "layers": "a network's layers: size, stride, receptive field, gradient, thumbnails",
     "networks": "the names that --network and --arch know, and their cards",
@@ -38,6 +38,8 @@ usage: camlucida VERB [options]
 {chr(10).join(f"  {verb:<10} {about}" for verb, about in VERBS.items())}
 
   camlucida localize photos/ --out seen/          localize with the network that ships in the package
+  camlucida train pictures/train --recipe googlenet-twin --out runs/googlenet-twin
+  camlucida evaluate pictures/val --task localization --network runs/googlenet-twin/network.safetensors
   camlucida VERB --help                           all options of a verb
   camlucida --version
 

@@ -2,6 +2,9 @@
 
 PICTURES: one, or several: their statistics are then taken together, which tells swapped channels and foreign heads
 apart better; the maps are the first one's. Exit code 0 whenever the checks ran, whatever they found.
+
+  camlucida doctor cat.jpg --network mine.safetensors
+  camlucida doctor photos/*.jpg --network mine.safetensors --truth cat --out checked/
 """
 
 from __future__ import annotations

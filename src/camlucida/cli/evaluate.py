@@ -1,7 +1,12 @@
 """Judge a network on labelled pictures.
 
-DATA are zips or folders of class folders with boxes.csv, manifests with labels and boxes, or Tiny-ImageNet as published.
-Every figure comes with a 95 % interval.
+DATA are zips or folders of class folders with boxes.csv, manifests with labels and boxes, or data sets as published
+(docs/data.md). Every figure comes with a 95 % interval.
+
+  camlucida evaluate pictures/val                                        the summary, of the network in the package
+  camlucida evaluate pictures/val --network mine.safetensors --protocol dense --out judged-classes/
+  camlucida evaluate pictures/val --network mine.safetensors --task localization --out judged-boxes/
+  camlucida evaluate pictures/train --network mine.safetensors --split tuning --tune mine.safetensors
 
 --task summary (what is done where nothing is said): top-1, top-5, and ground-truth-known localization over the threshold
 curve, constant boxes beside it.
@@ -48,7 +53,7 @@ LOCALIZATION = (
 @dataclass(frozen=True)
 class Options:
     data: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
-    """Zips or folders of class folders, manifests, Tiny-ImageNet's folders."""
+    """Zips or folders of class folders, manifests, published data sets; or saved predictions."""
     network: choices.Chosen = choices.DEFAULT
     task: Literal["summary", "classification", "localization"] = "summary"
     """What is judged. --protocol, --fuse, --predictions, --submission and saved predictions as DATA mean classification."""

@@ -214,7 +214,14 @@ def _show(report: dict[str, Any]) -> None:
 def _table(heading: str, rows: list[dict[str, Any]]) -> Any:
     from rich.table import Table
 
-    table = Table(box=None, pad_edge=False, title=heading, title_justify="left", title_style="italic")
+    table = Table(
+        box=None,
+        pad_edge=False,
+        collapse_padding=True,
+        title=heading,
+        title_justify="left",
+        title_style="italic",
+    )
     table.add_column("percent", no_wrap=True)
     for name in rows[0]["cells"]:
         table.add_column(name, justify="right")

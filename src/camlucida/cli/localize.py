@@ -1,6 +1,10 @@
 """Classify photographs, show where each class is seen, draw the box: a result folder and a page.
 
 The whole of each picture is looked at. PHOTOS are files, folders, globs, zip or tar archives, or manifests.
+
+  camlucida localize photos/ --out seen/                                    the network in the package
+  camlucida localize photos/ --out seen/ --network mine.safetensors         a trained or packed one
+  camlucida localize photos/ --out seen/ --boxes fraction-of-max:threshold=0.3,components=all
 """
 
 from __future__ import annotations

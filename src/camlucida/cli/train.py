@@ -1,7 +1,11 @@
 """Train a network by a recipe: DIR/network.safetensors, with checkpoints that resume exactly and a log of JSON lines.
 
-DATA are folders or zips of class folders, manifests with labels, or Tiny-ImageNet as published; several are joined.
-A recipe is a TOML file; DIR/recipe.toml is the one a run was made by, and a good one to begin your own with.
+  camlucida train pictures/train --recipe googlenet-twin --split train --out runs/googlenet-twin
+  camlucida train pictures/train --recipe googlenet-gap-twin --split train --out runs/googlenet-gap-twin
+
+DATA are folders or zips of class folders, manifests with labels, or data sets as published (docs/data.md); several are joined.
+A recipe is a TOML file; DIR/recipe.toml is the one a run was made by, and a good one to begin your own with. One that starts
+from another network's weights, as googlenet-gap-twin does, looks for them in runs/ of the current folder.
 
 DIR then holds network.safetensors, which every verb takes as --network; best.safetensors, the best on the tuning split
 (--split train); epochs/, those of --keep-epochs; training.html, the curves; log.jsonl; rejected.csv; checkpoints/last.ckpt.
@@ -38,7 +42,7 @@ PCA_OF = 10_000  # pictures that colours are fitted to at most
 @dataclass(frozen=True)
 class Options:
     data: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
-    """Class folders, zips of them, manifests."""
+    """Class folders, zips of them, manifests, published data sets."""
     recipe: str
     """A recipe of the package, or a TOML file."""
     out: str
