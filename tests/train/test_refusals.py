@@ -118,3 +118,28 @@ def test_start_replaces_the_recipe_s_and_is_told(words, tmp_path):
     net = cl.load(made)
     count = len(list(net.module.parameters()))
     assert (told["started_from"], told["copied"], told["fresh_layers"]) == (made, f"{count} of {count} parameters", "none")  # fmt: skip
+
+
+def test_colours_are_not_fitted_for_nothing(words, tmp_path, capsys):
+    from camlucida.cli import main
+
+    still = replace(SMALL, augmentation=replace(SMALL.augmentation, pca=0.0))
+    made_up.write_recipe(tmp_path / "small.toml", still)
+    assert main([*words, "--fit-pca"]) == 2
+    assert "shifts no colours" in capsys.readouterr().err
+
+
+def test_published_splits_that_are_learnt_together_are_named(words, tmp_path, capsys):
+    from camlucida.cli import main
+
+    made_up.pictures(tmp_path / "set" / "train")
+    made_up.pictures(tmp_path / "set" / "val", each=2)
+    words[1] = str(tmp_path / "set")
+    assert main(words) == 0
+    said = capsys.readouterr().err
+    assert "the published splits train, val are learnt together" in said
+    assert "pictures 20 " in said
+    assert main([*words, "--subset", "train", "--overwrite"]) == 0
+    said = capsys.readouterr().err
+    assert "together" not in said
+    assert "pictures 16 " in said

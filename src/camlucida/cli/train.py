@@ -60,7 +60,7 @@ class Options:
     fit_pca: bool = False
     """Fit the colours that are shifted (augmentation.pca) to these pictures, in place of ImageNet's."""
     validate_every: int = 1
-    """With --split train: epochs from one look at the tuning split to the next."""
+    """With --split train: epochs from one look at the tuning split to the next; a plateau's patience counts looks."""
     keep_epochs: str = ""
     """Epochs after which the network is kept, as 1,2,5,10: DIR/epochs/epoch-0005.safetensors; 0: before the first step."""
     accelerator: str = "auto"
@@ -98,7 +98,10 @@ def run(options: Options, command: Sequence[str]) -> int:
             _check_folder(out, options)
         given = datasets.load(options.data, subset=options.subset)
         data, tuning = given.split(options.split), given.split("tuning") if options.split == "train" else None
-        for note in given.notes if first else ():
+        splits = sorted({name for example in given.examples for name in example.subsets})
+        together = f"the published splits {', '.join(splits)} are learnt together; --subset train takes one"
+        joined = options.subset is None and "train" in splits and len(splits) > 1
+        for note in (*given.notes, *[together] * joined) if first else ():
             print(note, file=sys.stderr)
         recipe = _recipe(options, data, out)
         if keep - {*range(recipe.epochs + 1)}:
@@ -198,7 +201,7 @@ def _recipe(options: Options, data: DataSet, out: Path) -> Recipe:
     from contextlib import suppress
     from dataclasses import replace
 
-    from camlucida.errors import InputError
+    from camlucida.errors import InputError, UsageError
     from camlucida.images.augment import fit_pca
     from camlucida.images.read import read_picture
     from camlucida.train import recipe as recipes
@@ -208,6 +211,10 @@ def _recipe(options: Options, data: DataSet, out: Path) -> Recipe:
     recipe = recipes.load(options.recipe, changes)
     if not options.fit_pca:
         return recipe
+    if not recipe.augmentation.pca:
+        raise UsageError(
+            "--fit-pca", got=f"recipe {recipe.name}, which shifts no colours", do="set augmentation.pca, 0.1 in the papers"
+        )  # fmt: skip
     if options.resume and (out / "recipe.toml").is_file():
         before = recipes.load(out / "recipe.toml").augmentation
         vectors, values = before.pca_vectors, before.pca_values
