@@ -7,7 +7,7 @@ import json
 import pytest
 
 from camlucida.errors import UsageError
-from camlucida.images.manifests import COLUMNS, Row, parse_csv, read
+from camlucida.images.manifests import COLUMNS, Row, parse, parse_csv, read
 from camlucida.values import Box
 
 RECORDS = [
@@ -152,6 +152,11 @@ class TestCsv:
     def test_our_packed_data_sets_call_the_label_wnid(self):
         rows = parse_csv("path,wnid,x0,y0,x1,y1\nn01/a.JPEG,n01,0,0,63,63\n", "inclusive")
         assert rows == (Row("n01/a.JPEG", ("n01",), Box(0, 0, 64, 64)),)
+
+    def test_no_class_is_made_of_nothing(self):
+        rows = parse_csv("path,labels\na.jpg,cat; ;dog;\nb.jpg, \n")
+        assert [row.labels for row in rows] == [("cat", "dog"), ()]
+        assert parse([{"path": "a", "labels": ["cat", None, ""]}], "half-open", "m")[0].labels == ("cat",)
 
     def test_a_field_that_is_no_number(self):
         with pytest.raises(UsageError, match=r"t\.csv, line 3: a box; got \['1', '2', 'x', '4'\]"):

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from camlucida.errors import NetworkError
@@ -266,3 +266,13 @@ def test_files_that_are_no_state_dict(tmp_path):
     for name in ("text.pth", "none.pth", "none.safetensors"):
         with pytest.raises(NetworkError, match=name):
             cards.read_state_dict(tmp_path / name)
+
+
+def test_numbers_too_large_for_half_precision_stay_as_they_are(tmp_path):
+    """Variances of pixels in 0…255 reach beyond 65,504, where float16 ends."""
+    state = {"weight": torch.tensor([0.5, -2.0]), "running_var": torch.tensor([1.0, 3e6]), "steps": torch.tensor(9), "none": torch.zeros(0)}  # fmt: skip
+    card = cards.pack(tmp_path / "n.safetensors", state, Card(), torch.float16)
+    read = cards.read_weights(tmp_path / "n.safetensors", card)
+    assert all(torch.equal(read[name], state[name]) for name in state)
+    kept = {name: tensor.dtype for name, tensor in load_file(tmp_path / "n.safetensors").items()}
+    assert (kept["weight"], kept["running_var"]) == (torch.float16, torch.float32)

@@ -136,3 +136,24 @@ def test_a_run_without_any_epoch_or_tuning_split_has_a_page(tmp_path):
     )
     assert "loss 0.250 after epoch 1" in training.save(tmp_path).read_text(encoding="utf-8")
     assert (tmp_path / "curves.png").exists()
+
+
+def test_a_short_run_shows_its_epochs_where_they_tell_more_than_its_steps(tmp_path):
+    """The log has a step line for each 20 steps and for the last: of 8 steps, one."""
+    (tmp_path / "log.jsonl").write_text(lines(START, epoch(1, 50.0, 3.0), step(8, 0.5), epoch(2, 75.0, 7.0)))
+    loss, error, _ = training.panels(training.read(tmp_path / "log.jsonl"))
+    assert loss[2] == [("training", [(4, 1.0), (8, 0.5)])]
+    assert error[2][0] == ("training", [(4, 40.0), (8, 40.0)])
+
+
+def test_facts_of_numbers_and_of_weights_that_were_there_before():
+    start = {
+        **START,
+        "classes": 0,
+        "started_from": "trunk.pth",
+        "copied": "8 of 10 parameters",
+        "fresh_layers": "head",
+    }
+    told = dict(training.facts(training.Log(start={k: v for k, v in start.items() if k != "kind"}), 0))
+    assert told["Pictures"] == "1,234"
+    assert told["Weights from"] == "trunk.pth: 8 of 10 parameters; new: head"

@@ -93,8 +93,12 @@ def test_extends_merges_tables_and_the_later_wins(tmp_path):
 def test_files_that_extend_each_other_are_refused(tmp_path):
     (tmp_path / "a.toml").write_text('extends = ["b.toml"]\n')
     (tmp_path / "b.toml").write_text('extends = ["a.toml"]\n')
-    with pytest.raises(cl.UsageError, match="three files deep"):
+    with pytest.raises(cl.UsageError, match="8 files deep"):
         recipe.load(tmp_path / "a.toml")
+    (tmp_path / "mine.toml").write_text('extends = "vgg-d-gap-twin"\nbatch = 3\n')  # one alone needs no list
+    (tmp_path / "its.toml").write_text('extends = ["mine.toml"]\nseed = 4\n')  # one's own over one's own
+    its = recipe.load(tmp_path / "its.toml")
+    assert (its.network, its.batch, its.seed, its.size) == ("vgg-d-gap", 3, 4, 128)
     (tmp_path / "c.toml").write_text('extends = ["vgg-q"]\n')
     with pytest.raises(cl.UsageError, match="'vgg-q' is not known"):
         recipe.load(tmp_path / "c.toml")
@@ -112,6 +116,27 @@ def test_files_that_extend_each_other_are_refused(tmp_path):
         ({"schedule": "steps"}, "recipe: drop_at"),
         ({"schedule": "steps", "drop_at": [5, 3]}, "rising order"),
         ({"accumulate": 0}, "recipe: accumulate"),
+        ({"seed": -1}, "recipe: seed"),
+        ({"learning_rate": -0.1}, "recipe: learning_rate"),
+        ({"learning_rate": "fast"}, "learning_rate; got 'fast'; allowed: a finite number"),
+        ({"learning_rate": float("inf")}, "recipe: learning_rate"),
+        ({"learning_rate": True}, "recipe: learning_rate"),
+        ({"batch": 2.5}, "batch; got 2.5; allowed: a whole number"),
+        ({"size": "64"}, "recipe: size"),
+        ({"channels_last": 1}, "channels_last; got 1; allowed: true | false"),
+        ({"name": 7}, "name; got 7; allowed: text"),
+        ({"arguments": 7}, "arguments; got 7; allowed: a table"),
+        ({"mean": [1.0, "x", 2.0]}, "a list of any number, each a finite number"),
+        ({"mean": [1.0, 2.0]}, "3 numbers each for RGB"),
+        ({"momentum": -1.0}, "recipe: momentum"),
+        ({"warmup": 1.0}, "recipe: warmup"),
+        ({"average": 1.0}, "recipe: average"),
+        ({"scale": 0.0}, "recipe: scale"),
+        ({"augmentation": {"area": [0.0, 1.0]}}, "augmentation: area"),
+        ({"augmentation": {"area": [0.5]}}, "a list of 2"),
+        ({"augmentation": {"ratio": [2.0, 1.0]}}, "augmentation: ratio"),
+        ({"augmentation": {"flip": 1.5}}, "augmentation: flip"),
+        ({"augmentation": {"pca": "x"}}, "augmentation.pca"),
         ({"card_crop": 90}, "card_crop"),
         ({"start_layers": ["features"]}, "start_layers"),
         ({"augmentation": {"scale": [80]}}, "scale"),

@@ -355,7 +355,9 @@ def test_command_line_fits_colours_to_the_pictures(words, tmp_path):
 @pytest.mark.parametrize(
     ("more", "said"),
     [(["--keep-epochs", "1,x"], "--keep-epochs"), (["--devices", "0"], "--devices"), (["--resume", "--overwrite"], "together"),
-     (["--precision", "7"], "precision"), (["--accelerator", "tpu2"], "accelerator")],
+     (["--precision", "7"], "precision"), (["--accelerator", "tpu2"], "accelerator"), (["--accelerator", "tpu"], "accelerator"),
+     (["--cache", "-1"], "--cache"), (["--cache", "nan"], "--cache"), (["--seed", "-1"], "seed"), (["--keep-epochs", "0,2"], "0 to 1"),
+     (["--start", "none.safetensors"], "--start FILE")],
 )  # fmt: skip
 def test_command_line_says_what_is_wrong(words, more, said, capsys):
     from camlucida.cli import main

@@ -59,10 +59,12 @@ class Options:
     """Another seed than the recipe's."""
     precision: str | None = None
     """Another precision than the recipe's: 32-true, bf16-mixed, 16-mixed, 64-true."""
+    start: str | None = None
+    """Weights to start from in place of the recipe's: a packed network, a checkpoint or a state dict."""
     fit_pca: bool = False
     """Fit the colours that are shifted (augmentation.pca) to these pictures, in place of ImageNet's."""
     validate_every: int = 1
-    """With --split train: epochs from one look at the tuning split to the next."""
+    """With --split train: epochs from one look at the tuning split to the next; a plateau's patience counts looks."""
     keep_epochs: str = ""
     """Epochs after which the network is kept, as 1,2,5,10: DIR/epochs/epoch-0005.safetensors; 0: before the first step."""
     accelerator: str = "auto"
@@ -89,7 +91,7 @@ def run(options: Options, command: Sequence[str]) -> int:
     from pathlib import Path
 
     from camlucida import report
-    from camlucida.errors import CamlucidaError
+    from camlucida.errors import CamlucidaError, UsageError
     from camlucida.images import datasets
     from camlucida.train import distribute, loop
 
@@ -100,9 +102,14 @@ def run(options: Options, command: Sequence[str]) -> int:
             _check_folder(out, options)
         given = datasets.load(options.data, subset=options.subset)
         data, tuning = given.split(options.split), given.split("tuning") if options.split == "train" else None
-        for note in given.notes if first else ():
+        splits = sorted({name for example in given.examples for name in example.subsets})
+        together = f"the published splits {', '.join(splits)} are learnt together; --subset train takes one"
+        joined = options.subset is None and "train" in splits and len(splits) > 1
+        for note in (*given.notes, *[together] * joined) if first else ():
             print(note, file=sys.stderr)
         recipe = _recipe(options, data, out)
+        if keep - {*range(recipe.epochs + 1)}:
+            raise UsageError("--keep-epochs", got=options.keep_epochs, allowed=f"0 to {recipe.epochs}")
         fabric = distribute.start(
             options.accelerator,
             options.devices,
@@ -148,9 +155,10 @@ def _check(options: Options) -> frozenset[int]:
 
     if options.resume and options.overwrite:
         raise UsageError("--resume and --overwrite together", do="give one of them")
-    for name, low in (("workers", 0), ("validate_every", 1), ("devices", 1), ("save_every", 0)):
-        if getattr(options, name) < low:
-            raise UsageError(f"--{name.replace('_', '-')}", got=getattr(options, name), allowed=f"≥ {low}")
+    for name, low in (("workers", 0), ("validate_every", 1), ("devices", 1), ("save_every", 0), ("cache", 0)):
+        value = getattr(options, name)
+        if value is not None and not value >= low:
+            raise UsageError(f"--{name.replace('_', '-')}", got=value, allowed=f"≥ {low}")
     try:
         return frozenset(int(epoch) for epoch in options.keep_epochs.split(",") if epoch.strip())
     except ValueError:
@@ -165,7 +173,8 @@ def _check_folder(out: Path, options: Options) -> None:
         return
     if not out.is_dir() or not (out / "log.jsonl").exists():
         raise UsageError(f"--out {out}", got="a folder that holds other things", do="name another folder")
-    if not (options.resume or options.overwrite):
+    begun = (out / "log.jsonl").stat().st_size > 0  # not by a command that was refused before its first step
+    if begun and not (options.resume or options.overwrite):
         raise UsageError(
             f"--out {out} holds a run",
             do="--resume goes on with it, --overwrite starts again, or name another folder",
@@ -173,7 +182,8 @@ def _check_folder(out: Path, options: Options) -> None:
 
 
 def _prepare(out: Path, recipe: Recipe, options: Options) -> None:
-    """Takes away what an earlier run left, if it is to be overwritten, and writes the recipe."""
+    """Takes away what an earlier run left, if it is to be overwritten, and writes the recipe; beside a checkpoint the
+    recipe that made it stays, which the one given must equal."""
     import shutil
 
     from camlucida.train import recipe as recipes
@@ -186,7 +196,8 @@ def _prepare(out: Path, recipe: Recipe, options: Options) -> None:
         shutil.rmtree(out / "tensorboard", ignore_errors=True)
         (out / "log.jsonl").write_text("", encoding="utf-8")
     (out / "log.jsonl").touch()
-    (out / "recipe.toml").write_text(recipes.to_toml(recipe), encoding="utf-8")
+    if not (out / "checkpoints" / "last.ckpt").is_file() or not (out / "recipe.toml").is_file():
+        (out / "recipe.toml").write_text(recipes.to_toml(recipe), encoding="utf-8")
 
 
 def _recipe(options: Options, data: DataSet, out: Path) -> Recipe:
@@ -194,16 +205,20 @@ def _recipe(options: Options, data: DataSet, out: Path) -> Recipe:
     from contextlib import suppress
     from dataclasses import replace
 
-    from camlucida.errors import InputError
+    from camlucida.errors import InputError, UsageError
     from camlucida.images.augment import fit_pca
     from camlucida.images.read import read_picture
     from camlucida.train import recipe as recipes
 
-    names = ("epochs", "batch", "seed", "precision")
+    names = ("epochs", "batch", "seed", "precision", "start")
     changes = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     recipe = recipes.load(options.recipe, changes)
     if not options.fit_pca:
         return recipe
+    if not recipe.augmentation.pca:
+        raise UsageError(
+            "--fit-pca", got=f"recipe {recipe.name}, which shifts no colours", do="set augmentation.pca, 0.1 in the papers"
+        )  # fmt: skip
     if options.resume and (out / "recipe.toml").is_file():
         before = recipes.load(out / "recipe.toml").augmentation
         vectors, values = before.pca_vectors, before.pca_values

@@ -48,6 +48,23 @@ class Augmentation:
     def __post_init__(self) -> None:
         if self.scale and (len(self.scale) != 2 or not 1 <= self.scale[0] <= self.scale[1]):
             raise UsageError("augmentation: scale", got=self.scale, allowed="smallest and largest side")
+        for name, low, high in (("area", 0, 1), ("ratio", 0, math.inf)):
+            smallest, largest = getattr(self, name)
+            if not low < smallest <= largest <= high:
+                raise UsageError(
+                    f"augmentation: {name}", got=(smallest, largest), allowed=f"smallest and largest, > 0{', ≤ 1' * (high == 1)}"
+                )  # fmt: skip
+        for name, high in (
+            ("flip", 1),
+            ("jitter", 1),
+            ("pca", math.inf),
+            ("mixup", math.inf),
+            ("cutmix", math.inf),
+        ):
+            if not 0 <= getattr(self, name) <= high:
+                raise UsageError(
+                    f"augmentation: {name}", got=getattr(self, name), allowed="0 to 1" if high == 1 else "≥ 0"
+                )
         if self.crops not in ("any", "square", "five"):
             raise UsageError("augmentation: crops", got=repr(self.crops), allowed="any | square | five")
         shapes = [len(row) for row in self.pca_vectors], len(self.pca_values)

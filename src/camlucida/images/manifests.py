@@ -98,7 +98,7 @@ def parse(records: Iterable[Mapping[str, Any] | None], corners: str, where: str)
         rows.append(
             Row(
                 str(record["path"]),
-                tuple(str(label).strip() for label in labels),
+                tuple(name for label in labels if label is not None and (name := str(label).strip())),
                 _box(record, corners, f"{where}, line {line}"),
                 record.get("mask"),
                 record.get("caption"),

@@ -125,13 +125,13 @@ def digest(state: Mapping[str, Tensor]) -> str:
 
 
 def pack(file: str | Path, state: Mapping[str, Tensor], card: Card, dtype: torch.dtype | None = None) -> Card:
-    """Writes weights and card into one file, whole or not at all; `dtype` converts floating weights. Returns
-    the card as written."""
+    """Writes weights and card into one file, whole or not at all; `dtype` converts floating weights, but for those with
+    numbers too large for it (variances of pixels in 0…255 in half precision). Returns the card as written."""
     from safetensors.torch import save_file
 
     file = Path(file)
     kept = {
-        name: (t.to(dtype) if dtype is not None and t.is_floating_point() else t)
+        name: (t.to(dtype) if dtype is not None and _holds(dtype, t) else t)
         .detach()
         .cpu()
         .contiguous()
@@ -147,6 +147,13 @@ def pack(file: str | Path, state: Mapping[str, Tensor], card: Card, dtype: torch
     finally:
         temporary.unlink(missing_ok=True)
     return card
+
+
+def _holds(dtype: torch.dtype, tensor: Tensor) -> bool:
+    """Whether floating numbers stay finite in another precision."""
+    if not tensor.is_floating_point() or not tensor.numel():
+        return False
+    return float(tensor.detach().abs().max()) <= torch.finfo(dtype).max
 
 
 def read_card(file: str | Path) -> Card:

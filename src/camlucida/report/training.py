@@ -17,7 +17,7 @@ from markupsafe import Markup, escape
 from camlucida.report import page
 
 FILE, PICTURE = "training.html", "curves.png"
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 720, 250, 58, 16, 12, 30  # of a chart, its axes inside; CSS pixels
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 720, 250, 72, 16, 12, 30  # of a chart, its axes inside; CSS pixels
 POINTS = 600  # of a curve at most: more are averaged in groups
 REJECTED_SHOWN = 500
 
@@ -140,8 +140,10 @@ def outcome(log: Log) -> str:
 def facts(log: Log, broken: int) -> list[tuple[str, str]]:
     start, best = log.start, log.done.get("best") or {}
     last = list(log.epochs.values())[-1:] or [{}]
+    of_classes = f" of {start['classes']:,} classes" if start.get("classes") else ""  # numbers have none
     found = [
-        ("Pictures", f"{start['pictures']:,} of {start['classes']:,} classes" if "pictures" in start else ""),
+        ("Pictures", f"{start['pictures']:,}{of_classes}" if "pictures" in start else ""),
+        ("Weights from", "{started_from}: {copied}; new: {fresh_layers}".format(**start) if "started_from" in start else ""),
         ("Epochs", str(max(log.epochs, default=0))),
         ("Steps", f"{max([*log.steps, *(e['step'] for e in log.epochs.values())], default=0):,}"),
         ("Time", _time(log.seconds)),
@@ -172,8 +174,7 @@ def panels(log: Log) -> list[tuple[str, str, list[tuple[str, list[Point]]], str,
 
     tuning = [(step, 100 - v) for step, v in of("top1", log.epochs)] or of("squared_error", log.epochs)
     percent = "" if any("squared_error" in e for e in log.epochs.values()) else " %"
-    every = of("loss", log.steps) or of("loss", log.epochs)
-    error = of("error", log.steps) or of("error", log.epochs)
+    every, error = (max(of(name, log.steps), of(name, log.epochs), key=len) for name in ("loss", "error"))
     rates = of("rate", log.steps)
     about = "training: on the pictures as augmented, while they are learnt"
     found = [

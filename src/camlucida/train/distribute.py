@@ -39,7 +39,11 @@ def start(accelerator: str, devices: int, precision: str) -> Any:
         fabric = Fabric(
             accelerator=accelerator, devices=devices, num_nodes=machines, precision=precision  # type: ignore[arg-type]
         )  # fmt: skip
-    except (ValueError, RuntimeError) as error:  # no such accelerator, precision or number of devices here
+    except (
+        ValueError,
+        RuntimeError,
+        ImportError,
+    ) as error:  # no such accelerator, precision or number of devices here
         got = f"--accelerator {accelerator} --devices {devices} --precision {precision}"
         raise UsageError("devices", got=got, do=str(error).split("\n", 1)[0]) from error
     fabric.launch()

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from camlucida.errors import UsageError, nearest
+from camlucida.errors import NetworkError, UsageError, nearest
 from camlucida.networks import cards
 from camlucida.train.optimise import CONVOLUTIONS
 from camlucida.train.recipe import Recipe
@@ -100,6 +100,11 @@ def _heads(module: nn.Module, classes: int) -> frozenset[str]:
 def _weights(file: Path) -> tuple[dict[str, Tensor], tuple[Label, ...]]:
     """The weights of a packed network, of a checkpoint of ours (as it would be packed) or in any file with a state
     dict; the labels of a packed one."""
+    if not file.exists():
+        raise NetworkError(
+            f"the recipe starts from {file}", got="No such file",
+            do="train that network first, into that folder, or name its file: --start FILE",
+        )  # fmt: skip
     card = cards.card_in(file)
     if card is not None:
         return cards.read_weights(file, card), card.labels

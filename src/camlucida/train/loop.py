@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -18,6 +19,7 @@ from torch.nn import functional as F
 from camlucida.errors import CamlucidaError, UsageError
 from camlucida.images.augment import mix
 from camlucida.images.datasets import DataSet
+from camlucida.images.views import Preprocessing
 from camlucida.networks import cards, catalogue
 from camlucida.networks.cards import Card
 from camlucida.networks.network import logits_of
@@ -101,8 +103,10 @@ class Run:
         checkpoint.seed(recipe.seed)
         self.outputs = feed.outputs(data, recipe)
         module = self.build()
+        _check(module, recipe)
         initialise(module, recipe)
         fresh = start(module, recipe, data.labels)
+        self.started = _started(module, recipe, fresh)
         if recipe.channels_last:
             module = module.to(memory_format=torch.channels_last)
         if fabric.device.type == "cuda":
@@ -134,6 +138,13 @@ class Run:
         self.rejected: dict[str, str] = {}
 
     def build(self) -> nn.Module:
+        asked = self.recipe.arguments.get("num_classes", self.outputs)
+        if asked != self.outputs:
+            raise UsageError(
+                "recipe: arguments.num_classes",
+                got=asked,
+                allowed=f"{self.outputs}, as the data have; leave it out",
+            )
         return catalogue.build(self.recipe.network, {"num_classes": self.outputs, **self.recipe.arguments})
 
     # --- one step ------------------------------------------------------------------------------------------------
@@ -228,12 +239,28 @@ class Run:
             kept = {
                 "module": state, "optimiser": self.optimiser.state_dict(), "average": self.average, "schedule": self.schedule.state(),
                 "step": self.step, "epoch": self.step // len(self.order), "random": random, "sums": sums, "best": self.best, "tuning": self.tuning,
-                "mean_picture": self.shape.mean_picture, "precision": self.fabric.strategy.precision.state_dict(),
+                "mean_picture": self.shape.mean_picture, "precision": self.fabric.strategy.precision.state_dict(), "pictures": self.pictures(),
             }  # fmt: skip
             checkpoint.save(self.last, kept, self.recipe)
         self.fabric.barrier()
 
+    def pictures(self) -> dict[str, list[int]]:
+        """What the run learns and is judged on: number of pictures and classes, and a checksum of names and truths."""
+        parts = {"training": self.data, "tuning": self.validate_on}
+        return {name: _told_apart(part) for name, part in parts.items() if part is not None}
+
     def restore(self, state: Mapping[str, Any]) -> None:
+        before, now = state.get("pictures", self.pictures()), self.pictures()
+        if before != now:
+            first, second = (
+                ", ".join(f"{n} {found[0]:,} of {found[1]:,} classes" for n, found in one.items())
+                for one in (before, now)
+            )
+            raise UsageError(
+                f"{self.last} was made with other pictures", got=second,
+                allowed=first if first != second else f"{first}, with the same names and labels",
+                do="give the same data, --split and --subset, or another --out",
+            )  # fmt: skip
         self.module.load_state_dict(state["module"])
         self.optimiser.load_state_dict(state["optimiser"])
         for name, tensor in state["average"].items():
@@ -286,7 +313,7 @@ class Run:
         yield Event("start", {
             "recipe": recipe.name, "pictures": len(self.data), "classes": len(self.data.labels), "steps": steps, "steps_per_epoch": len(order), "from_step": self.step,
             "parameters": sum(p.numel() for p in self.module.parameters()), "device": str(fabric.device), "processes": fabric.world_size,
-            "precision": fabric.strategy.precision.precision, "versions": checkpoint.versions(),
+            "precision": fabric.strategy.precision.precision, "versions": checkpoint.versions(), **self.started,
         })  # fmt: skip
         began = saved = shown = time.monotonic()
         from_step, pictures, before = self.step, 0, dict(self.sums)
@@ -409,6 +436,46 @@ class Run:
 
     def named(self, data: DataSet, batch: feed.Batch) -> dict[str, str]:
         return {data.examples[i].source.name: reason for i, reason in batch.rejected}
+
+
+def _check(module: nn.Module, recipe: Recipe) -> None:
+    """Raises UsageError where a network that takes squares of one side is given others, or its card would say it takes
+    pictures of any shape."""
+    wanted = getattr(module, "preprocessing", None)
+    if not isinstance(wanted, Preprocessing) or wanted.any_size:
+        return
+    side = wanted.crop or wanted.size
+    given = {"size": {recipe.size, *recipe.sizes}, "card_crop": {recipe.card_crop or recipe.card_size}}
+    for name, sides in given.items():
+        if sides != {side}:
+            raise UsageError(
+                f"recipe: {name}", got=", ".join(map(str, sorted(sides))), allowed=f"{side}, the side that {recipe.network} is built for",
+                do="set size, card_crop and arguments.size to one side",
+            )  # fmt: skip
+    if recipe.any_size:
+        raise UsageError(
+            "recipe: any_size", got=True, allowed=f"false: the fully connected layers of {recipe.network} take squares of {side} only",
+        )  # fmt: skip
+
+
+def _started(module: nn.Module, recipe: Recipe, fresh: Collection[str]) -> dict[str, Any]:
+    """For the reader of a run that starts from others' weights: the file, how many of the parameters came from it, and
+    the layers that did not."""
+    if not recipe.start:
+        return {}
+    names = [name for name, _ in module.named_parameters()]
+    layers = dict.fromkeys(name.rpartition(".")[0] for name in names if name in fresh)
+    copied = f"{len(names) - len(fresh)} of {len(names)} parameters"
+    return {"started_from": recipe.start, "copied": copied, "fresh_layers": ", ".join(layers) or "none"}
+
+
+def _told_apart(data: DataSet) -> list[int]:
+    """Numbers of pictures and classes; a checksum of names, labels and values in their order."""
+    found = zlib.crc32("\n".join(label.id for label in data.labels).encode("utf-8", "surrogateescape"))
+    for one in data.examples:
+        said = f"{one.source.relative}\n{one.labels}{one.values}"
+        found = zlib.crc32(said.encode("utf-8", "surrogateescape"), found)
+    return [len(data), len(data.labels), found]
 
 
 def _nothing(output: Any) -> Tensor:

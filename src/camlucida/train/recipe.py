@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from camlucida.errors import UsageError, nearest
 from camlucida.images.augment import Augmentation
@@ -20,6 +21,7 @@ CHOICES = {
     "initialisation": ("own", "gaussian", "glorot", "he"),
     "subtract": ("mean", "pixel"),
 }
+DEEPEST = 8  # files that extend one another
 ACTIVATIONS: dict[str, Literal["softmax", "sigmoid", "none"]] = {
     "softmax": "softmax",
     "sigmoid": "sigmoid",
@@ -104,10 +106,14 @@ class Recipe:
                 value = getattr(self, name)
                 raise UsageError(f"recipe: {name}", got=repr(value), do=nearest(str(value), allowed))
         lowest = {"size": 8, "card_size": 8, "card_crop": 0, "epochs": 1, "batch": 1, "accumulate": 1, "drops": 0, "patience": 1,
-                  "deviation": 0, "head_rate": 0, "bias_rate": 0, "renormalise": 0, "auxiliary": 0}  # fmt: skip
+                  "deviation": 0, "head_rate": 0, "bias_rate": 0, "renormalise": 0, "auxiliary": 0, "seed": 0, "learning_rate": 0,
+                  "weight_decay": 0, "drop_factor": 0}  # fmt: skip
         for name, low in lowest.items():
             if getattr(self, name) < low:
                 raise UsageError(f"recipe: {name}", got=getattr(self, name), allowed=f"≥ {low}")
+        for name in ("momentum", "warmup", "label_smoothing", "average"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UsageError(f"recipe: {name}", got=getattr(self, name), allowed="0 to below 1")
         for schedule, name, what in (
             ("piecewise", "rates", "knots (epoch, rate)"),
             ("steps", "drop_at", "epochs"),
@@ -130,6 +136,9 @@ class Recipe:
             raise UsageError("recipe: card_crop", got=self.card_crop, allowed=f"≤ card_size {self.card_size}")
         if self.start_layers and not self.start:
             raise UsageError("recipe: start_layers", do="say in start which file they come from")
+        if self.scale <= 0:
+            raise UsageError("recipe: scale", got=self.scale, allowed="> 0")
+        self.preprocessing()  # raises where mean and std cannot be
 
     @property
     def activation(self) -> Literal["softmax", "sigmoid", "none"]:
@@ -166,8 +175,10 @@ def load(name: str | Path, changes: Mapping[str, Any] | None = None) -> Recipe:
 
 def _read(name: str | Path, beside: Path | None = None, below: tuple[str, ...] = ()) -> dict[str, Any]:
     """The values of a file over those of the files it extends."""
-    if len(below) > 3:
-        raise UsageError("recipe: extends", got=" → ".join([*below, str(name)]), allowed="three files deep")
+    if len(below) > DEEPEST:
+        raise UsageError(
+            "recipe: extends", got=" → ".join([*below, str(name)]), allowed=f"{DEEPEST} files deep"
+        )
     file = Path(name)
     if file.suffix == ".toml":
         file = beside / file if beside else file
@@ -187,7 +198,8 @@ def _read(name: str | Path, beside: Path | None = None, below: tuple[str, ...] =
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"recipe {name} is no TOML", got=str(error)) from error
     merged: dict[str, Any] = {}
-    for base in found.pop("extends", ()):
+    bases = found.pop("extends", ())
+    for base in [bases] if isinstance(bases, str) else bases:
         merged = _over(merged, _read(base, file.parent, (*below, str(name))))
     return _over(merged, found)
 
@@ -205,16 +217,49 @@ def from_dict(found: Mapping[str, Any]) -> Recipe:
 
 
 def _checked(kind: type, found: dict[str, Any], where: str) -> Any:
-    known = {f.name for f in fields(kind)}
+    known, hints = {f.name for f in fields(kind)}, get_type_hints(kind)
     for name, value in found.items():
         if name not in known:
             raise UsageError(f"recipe: {where}{name} is not known", do=nearest(name, known))
         if isinstance(value, list):
             found[name] = tuple(tuple(v) if isinstance(v, list) else v for v in value)
+        if not _is(found[name], hints[name]):
+            raise UsageError(f"recipe: {where}{name}", got=repr(value), allowed=_words(hints[name]))
     try:
         return kind(**found)
     except TypeError as error:
         raise UsageError(f"recipe: {where or 'values'}", got=str(error)) from error
+
+
+def _is(value: Any, hint: Any) -> bool:
+    """Whether a value of a TOML file is of a field's type; words out of a few are judged by the field's owner."""
+    kind = get_origin(hint) or hint
+    if kind is tuple:
+        inner = get_args(hint)
+        every = inner[:1] * len(value) if inner[-1] is ... and isinstance(value, tuple) else inner
+        return isinstance(value, tuple) and len(value) == len(every) and all(map(_is, value, every))
+    if kind is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, str if kind is Literal else kind)
+
+
+def _words(hint: Any) -> str:
+    """What `_is` takes, for a reader."""
+    kind = get_origin(hint) or hint
+    if kind is tuple:
+        inner = get_args(hint)
+        many = "any number" if inner[-1] is ... else str(len(inner))
+        return f"a list of {many}, each {_words(inner[0])}"
+    words = {
+        float: "a finite number",
+        int: "a whole number",
+        bool: "true | false",
+        str: "text",
+        Literal: "text",
+    }
+    return words.get(kind, "a table")
 
 
 def to_toml(recipe: Recipe) -> str:
