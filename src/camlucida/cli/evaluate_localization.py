@@ -58,10 +58,10 @@ def run(options: Options, command: Sequence[str]) -> int:
         print(f"rejected {path}: {why}", file=sys.stderr)
     print(json.dumps(report)) if options.json else _show(report)
     if options.out:
-        from camlucida.report import localization
+        from camlucida.report import localization, localization_pictures
 
         bad = {path for path, _ in tally.rejected}
-        shown = localization.pictures(plan, data, options.figures, options.maps, rule, bad)
+        shown = localization_pictures.pictures(plan, data, options.figures, options.maps, rule, bad)
         localization.save(report, tally, shown, Path(options.out))
         page = str((Path(options.out) / localization.PAGE).resolve())
         print(page, file=sys.stderr if options.json else sys.stdout)
