@@ -6,11 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import camlucida as cl
 from camlucida import metrics, pipeline, protocols
 from camlucida.boxes import FractionOfMax
+from camlucida.errors import UsageError
 from camlucida.evaluate.judge import Protocol, laid_over, read_mask, squashed
 from camlucida.evaluate.tally import GAUSSIAN, NETWORK, RANDOM, Tally
 from camlucida.images.datasets import DataSet, Example, Truth
@@ -114,6 +116,20 @@ def test_several_labels_are_several_cases(net, data):
     list(protocols.judge(plan, several, tally))
     assert tally.counted.tolist() == [True, True, False]
     assert len({s.box for s in tally.contenders[NETWORK].scores if s}) == 2  # each class has a map of its own
+
+
+def test_a_network_that_answers_nan_is_not_right(net, data):
+    """Of NaN none is larger than another: the true class would rank first."""
+    with torch.no_grad():
+        for parameter in net.module.parameters():
+            parameter.fill_(float("nan"))
+    plan = pipeline.plan(net, top=2)
+    tally = Tally(Protocol(plan.rule, top=2))
+    list(protocols.judge(plan, data, tally))
+    assert not tally.cases
+    assert sum("NaN" in reason for _, reason in tally.rejected) == 3
+    with pytest.raises(UsageError, match="4 rejected"):
+        list(pipeline.measure(plan, data))
 
 
 def test_maps_that_were_saved_judge_the_same(net, data, tmp_path):

@@ -19,6 +19,7 @@ from camlucida.boxes.from_map import MAX_SIDE, Rule, boxes_of
 from camlucida.errors import InputError
 from camlucida.evaluate import pointing, wsol
 from camlucida.evaluate.baselines import centre_gaussian
+from camlucida.evaluate.localization import guessed
 from camlucida.images.datasets import Example
 from camlucida.values import Box, ScoredBox, Size
 
@@ -161,11 +162,6 @@ def _places(heat: NDArray[Any], objects: Objects) -> tuple[bool, bool, float]:
     return flat, pointing.pointing_hit(heat, tolerance=near, **where), pointing.energy(heat, **where)
 
 
-def guessed(rule: Rule, boxes: Sequence[ScoredBox]) -> ScoredBox:
-    """The one box that counts: the first; of tight and loose the loose one."""
-    return boxes[-1] if isinstance(rule, TightLoose) else boxes[0]
-
-
 class CentreGaussian:
     """`score_map` of the map that is the same for every picture: swept once."""
 
@@ -244,7 +240,7 @@ def overlap(box: Box, truth: NDArray[np.float64]) -> float:
 
 def _on_square(truth: NDArray[np.float64], size: Size, convention: wsol.Convention) -> NDArray[np.float64]:
     """Boxes on the squashed picture; the benchmark's are inclusive and cut to whole pixels."""
-    scale = np.array([SIDE / size.width, SIDE / size.height] * 2)
+    sides = np.array([size.width, size.height] * 2)
     if convention == "half-open":
-        return truth * scale
-    return np.trunc((truth - (0, 0, 1, 1)) * scale)
+        return truth * SIDE / sides
+    return np.trunc((truth - (0, 0, 1, 1)) * SIDE / sides)  # divided last: whole numbers stay whole

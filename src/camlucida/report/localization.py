@@ -17,6 +17,7 @@ from markupsafe import Markup
 
 from camlucida import render
 from camlucida.evaluate.judge import CURVE, LEVELS
+from camlucida.evaluate.predictions import utf8
 from camlucida.evaluate.tally import CENTRED, GAUSSIAN, NETWORK, RANDOM, WHOLE, Tally, title
 from camlucida.report import page
 from camlucida.report import save as saving
@@ -35,17 +36,23 @@ def threshold_words(report: dict[str, Any]) -> str:
     return report["threshold"]["origin"] if value is None else f"{value:g}, {report['threshold']['origin']}"
 
 
+def counted_words(report: dict[str, Any]) -> str:
+    """How many pictures the figures are of."""
+    masks = f", {report['masked']} with masks" if report["masked"] else ""
+    return f"{report['counted']} of {report['cases']} pictures that count{masks}"
+
+
 def tables(report: dict[str, Any]) -> list[tuple[str, list[dict[str, Any]]]]:
     """Headings and rows: a figure's name, and for the network and each baseline its percent and interval in words."""
-    best = report["oracle_figures"]
+    best = report.get("oracle_figures")
     own = "at a threshold " + report["threshold"]["origin"] if report["threshold"]["oracle"] else ""
     names = [name for name in (WHOLE, CENTRED, GAUSSIAN, RANDOM) if name in report["baselines"]]
     who = "this network" if report["network"] else "these maps"
     found = []
-    for heading, mine, others in (
-        (f"Figures {own}".strip(), report["figures"], report["baselines"]),
-        ("Oracle figures: " + best["note"], best[NETWORK], best["baselines"]),
-    ):
+    parts = [(f"Figures {own}".strip(), report["figures"], report["baselines"])]
+    if best:
+        parts.append(("Oracle figures: " + best["note"], best[NETWORK], best["baselines"]))
+    for heading, mine, others in parts:
         rows = [
             {
                 "name": title(key),
@@ -94,7 +101,7 @@ def save(report: dict[str, Any], tally: Tally, shown: Sequence[dict[str, Any]], 
 
 def _write(file: Path, text: str) -> None:
     with saving.replacing(file) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="replace")
 
 
 def _curve_rows(report: dict[str, Any], tally: Tally) -> Iterator[tuple[Any, ...]]:
@@ -119,12 +126,12 @@ def _picture_rows(report: dict[str, Any], tally: Tally) -> Iterator[dict[str, An
         box = score.box if score is not None else (None,) * 4
         right = None if score is None or not case.counted else score.overlap >= tally.protocol.iou
         yield {
-            "path": case.path, "class_index": case.label, "counted": case.counted, "blacklisted": case.blacklisted,
+            "path": utf8(case.path), "class_index": case.label, "counted": case.counted, "blacklisted": case.blacklisted,
             "rank": guess.rank if guess else None, "probability": guess.probability if guess else None,
             "predicted_index": guess.made[0][0] if guess and guess.made else None,
             "x0": box[0], "y0": box[1], "x1": box[2], "y1": box[3],
             "overlap": score.overlap if score else None, "gt_known": right,
-            "top1_localization": None if right is None or guess is None else right and guess.rank == 1,
+            "top1_localization": None if right is None or guess is None or tally.protocol.several else right and guess.rank == 1,
             "points": score.points if score else None, "energy": score.energy if score else None,
             "flat": score.flat if score else None,
             "threshold": report["threshold"]["value"], "threshold_origin": report["threshold"]["origin"],
@@ -242,7 +249,7 @@ def write(
     """The whole page: one file, nothing fetched."""
     who = report["network"] or "Maps of another tool"
     facts = [
-        ("Pictures that count", f"{report['counted']} of {report['cases']}"),
+        ("Judged", counted_words(report)),
         ("Data", f"{', '.join(Path(d).name for d in report['data'])}, split {report['split']}"),
         ("Map", report["method"] + (f", views {report['views']}" if report.get("views") else "")),
         ("Box rule", report["rule"]),
@@ -252,15 +259,15 @@ def write(
     if report["blacklisted"]:
         facts.append(("Blacklisted, left out", str(report["blacklisted"])))
     facts += [("Note", note) for note in report["notes"]]
-    has = "figures" in report
+    has, drawn = "figures" in report, "curve" in report
     context = {
         "who": who, "facts": facts, "command": shlex.join(report["command"]) if report["command"] else "",
         "oracle": report["threshold"]["oracle"], "tables": tables(report) if has else [],
         "names": list(tables(report)[0][1][0]["cells"]) if has else [],
-        "centred": report["baselines"][CENTRED] if has else None,
-        "curve": Markup(curve_svg(report["curve"])) if has else "",
-        "best": report["curve"]["best_on_these_pictures"] if has else None,
-        "chosen": _chosen_words(report["curve"]) if has else "",
+        "centred": report["baselines"].get(CENTRED) if has else None,
+        "curve": Markup(curve_svg(report["curve"])) if drawn else "",
+        "best": report["curve"]["best_on_these_pictures"] if drawn else None,
+        "chosen": _chosen_words(report["curve"]) if drawn else "",
         "sections": shown, "rejected": list(rejected)[:REJECTED_SHOWN], "rejected_total": len(rejected),
         "found_colour": "rgb({}, {}, {})".format(*render.FOUND), "truth_colour": "rgb({}, {}, {})".format(*render.TRUTH),
         "bar": ", ".join("#{:02x}{:02x}{:02x}".format(*c) for c in render.palette("heat", 15)),

@@ -18,14 +18,16 @@ from PIL import Image, ImageDraw
 from camlucida import metrics, render
 from camlucida.boxes import FractionOfMax, GraphCut
 from camlucida.boxes.from_map import MAX_SIDE, Rule, boxes_of
-from camlucida.errors import InputError
+from camlucida.errors import InputError, LayerError, UnsupportedError
 from camlucida.evaluate.judge import laid_over
+from camlucida.evaluate.localization import guessed
 from camlucida.evaluate.maps_folder import open_folder, read_map
-from camlucida.images.datasets import DataSet, Example
+from camlucida.images.datasets import DataSet, Example, evenly
 from camlucida.images.read import read_picture
 from camlucida.maps.merge import Views
 from camlucida.maps.saliency import Saliency
 from camlucida.pipeline import Plan, Rejected, Seen, look
+from camlucida.protocols import one_label_each
 from camlucida.report import figures
 from camlucida.values import Box, Localization, Size
 
@@ -42,18 +44,24 @@ def pictures(
     maps: str | Path | None = None,
     rule: Rule | None = None,
     rejected: Container[str] = (),
+    iou: float = 0.5,
 ) -> list[dict[str, Any]]:
     """Sections of figures: `title`, `about`, `rows` of a title and panels (`data`, `alt`, `words`). The pictures are spread
-    evenly over those that have boxes and are not `rejected`; nobody picked them."""
-    boxed = [e for e in data.examples if e.boxes and not e.blacklisted and e.source.name not in rejected]
-    chosen = boxed[:: max(1, len(boxed) // max(count, 1))][:count]
+    evenly over those that have boxes and are not `rejected`, one for each label; nobody picked them. `iou`: overlap from which
+    a box is called right."""
+    cases = one_label_each(data)
+    boxed = [e for e in cases if e.boxes and not e.blacklisted and e.source.name not in rejected]
+    chosen = evenly(boxed, count)
     if not chosen:
         return []
     if plan is None:
         return [_of_maps(chosen, data, Path(maps or ""), rule or FractionOfMax())]
     kinds = Counter(e.label for e in boxed)
     common = [label for label, number in kinds.most_common(CLASS_ROWS) if number > 1]
-    sections = [_truth_and_prediction(plan, chosen), _several_classes(plan, chosen[:SEVERAL])]
+    sections = [
+        _truth_and_prediction(plan, chosen, iou, data.multi_label),
+        _several_classes(plan, chosen[:SEVERAL]),
+    ]
     sections.append(_beside_saliency(plan, chosen[:ROW]))
     if common:
         of_class = [[e for e in boxed if e.label == label][:CLASS_PICTURES] for label in common]
@@ -61,12 +69,14 @@ def pictures(
     return [one for one in sections if one["rows"]]
 
 
-def _truth_and_prediction(plan: Plan, chosen: Sequence[Example]) -> dict[str, Any]:
+def _truth_and_prediction(plan: Plan, chosen: Sequence[Example], iou: float, several: bool) -> dict[str, Any]:
     panels = []
     for example, seen in _looked(plan, chosen):
         found = seen.found[0]
-        best, own = _best_overlap(found, seen), example.label in (found.class_index,)
-        verdict = "right" if own and best >= 0.5 else "box wrong" if own else "class wrong"
+        best, own = _best_overlap(plan, found, seen), example.label == found.class_index
+        verdict = "right" if own and best >= iou else "box wrong" if own else "class wrong"
+        if several and not own:
+            verdict = "another class"  # the picture may hold that one, too
         true = plan.network.card.label(example.label).name.split(",")[0]
         words = f"{true}: taken for {_class(found)}, overlap {best:.2f}: {verdict}"
         panels.append(_panel(seen.picture, seen.maps[0], _boxes(found), seen.truth, words, found.status))
@@ -100,19 +110,29 @@ def _beside_saliency(plan: Plan, chosen: Sequence[Example]) -> dict[str, Any]:
         ("saliency, blurred, fraction of the maximum", replace(plain, method=Saliency(4), rule=FractionOfMax())),
         ("saliency, graph cut", replace(plain, rule=GraphCut())),
     )  # fmt: skip
-    rows: dict[str, list[dict[str, str]]] = {}
+    rows: dict[tuple[str, int], list[dict[str, str]]] = {}
+    without = ""
     for name, way in ways:
-        for example, seen in _looked(way, chosen, known=True):
+        try:
+            looked = list(_looked(way, chosen, known=True))
+        except (LayerError, UnsupportedError) as error:  # the figures stand without the rival's pictures
+            without = f" Without {name or 'this method'}: {error}"
+            continue
+        for example, seen in looked:
             found = seen.found[0]
             called = name or found.map_method
-            words = f"{called}: overlap {_best_overlap(found, seen):.2f}"
+            words = f"{called}: overlap {_best_overlap(way, found, seen):.2f}"
             panel = _panel(seen.picture, seen.maps[0], _boxes(found), seen.truth, words, found.status)
-            true = plan.network.card.label(example.label).name.split(",")[0]
-            rows.setdefault(f"{true}, {Path(seen.source.relative).name}", []).append(panel)
+            rows.setdefault((seen.source.name, example.label), []).append(panel)
+
+    def headed(place: tuple[str, int]) -> str:
+        return f"{plan.network.card.label(place[1]).name.split(',')[0]}, {Path(place[0]).name}"
+
     return {
         "title": "Beside backpropagation saliency",
-        "about": "The true class’s map by this method and by the gradient at the pixels (after Figures 5 and 6).",
-        "rows": [{"title": name, "panels": panels} for name, panels in rows.items()],
+        "about": "The true class’s map by this method and by the gradient at the pixels (after Figures 5 and 6)."
+        + without,
+        "rows": [{"title": headed(place), "panels": panels} for place, panels in rows.items()],
     }
 
 
@@ -142,8 +162,8 @@ def _of_maps(chosen: Sequence[Example], data: DataSet, folder: Path, rule: Rule)
             continue  # listed among the rejected ones
         size = Size(picture.height, picture.width)
         heat = laid_over(raw, size, MAX_SIDE)
-        boxes = [one.box for one in boxes_of(rule, heat, size, lambda picture=picture: picture)]  # type: ignore[misc]
-        best = max(_overlap(box, example.boxes) for box in boxes)
+        scored = boxes_of(rule, heat, size, lambda picture=picture: picture)  # type: ignore[misc]
+        boxes, best = [one.box for one in scored], _overlap(guessed(rule, scored).box, example.boxes)
         words = f"{data.labels[example.label].name.split(',')[0]}: overlap {best:.2f}"
         panels.append(_panel(picture, raw, boxes, example.boxes, words, "ok"))
     return {
@@ -173,8 +193,9 @@ def _boxes(found: Localization) -> list[Box]:
     return [scored.box for scored in found.boxes]
 
 
-def _best_overlap(found: Localization, seen: Seen) -> float:
-    return max((_overlap(box, seen.truth) for box in _boxes(found)[:1]), default=0.0)
+def _best_overlap(plan: Plan, found: Localization, seen: Seen) -> float:
+    """Of the box that the figures count."""
+    return _overlap(guessed(plan.rule, found.boxes).box, seen.truth)
 
 
 def _overlap(box: Box, truth: Sequence[Box]) -> float:
