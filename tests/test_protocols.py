@@ -118,6 +118,29 @@ def test_several_labels_are_several_cases(net, data):
     assert len({s.box for s in tally.contenders[NETWORK].scores if s}) == 2  # each class has a map of its own
 
 
+def test_boxes_beside_the_picture_are_said(net, data):
+    away = replace(data.examples[0], boxes=(Box(900, 900, 950, 950),), objects=())
+    plan = pipeline.plan(net, top=2)
+    tally = Tally(Protocol(plan.rule, top=2))
+    list(protocols.judge(plan, DataSet((away,), LABELS), tally))
+    assert not tally.cases
+    assert "boxes outside the picture" in tally.rejected[0][1]
+
+
+def test_tight_loose_is_judged_alike_by_the_summary(net, data):
+    """The loose box counts, whichever way it is asked for."""
+    plan = pipeline.plan(net, top=3, boxes="tight-loose")
+    tally = Tally(Protocol(plan.rule, top=3))
+    list(protocols.judge(plan, data, tally))
+    *_, measured = pipeline.measure(plan, data)
+    hits = [s.overlap >= 0.5 for s in tally.contenders[NETWORK].scores]
+    loose = [Box(*s.box) for s in tally.contenders[NETWORK].scores]
+    for example, box in zip((e for e in data.examples if e.source.name != "broken.png"), loose, strict=True):
+        maps = cl.CAM()(net, net.preprocess(example.source.file, view="whole"), cl.ClassTarget(example.label))
+        assert box == plan.rule(maps)[0][0][1].box != plan.rule(maps)[0][0][0].box
+    assert measured.rule_hits.tolist() == hits
+
+
 def test_a_network_that_answers_nan_is_not_right(net, data):
     """Of NaN none is larger than another: the true class would rank first."""
     with torch.no_grad():

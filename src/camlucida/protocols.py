@@ -132,9 +132,12 @@ def judge_maps(
 
 
 def one_label_each(data: DataSet) -> list[Example]:
-    """Each picture once for each of its labels, with that label's boxes."""
+    """Each picture once for each of its labels, with that label's boxes. Masks do not say whose they are: where there are
+    several labels, they are left out."""
     return [
-        e if e.label == label else replace(e, label=label, labels=(label,), boxes=e.boxes_of(label))
+        e
+        if e.labels == (label,)
+        else replace(e, label=label, labels=(label,), boxes=e.boxes_of(label), masks=())
         for e in data.examples
         for label in e.labels
     ]

@@ -15,7 +15,7 @@ import camlucida as cl
 from camlucida.boxes import component_tree
 from camlucida.errors import UsageError
 from camlucida.evaluate.baselines import centre_gaussian
-from camlucida.evaluate.wsol import BoxAccuracy, box_accuracy, pixel_average_precision
+from camlucida.evaluate.wsol import BLOCK, BoxAccuracy, PixelTally, box_accuracy, pixel_average_precision
 from camlucida.metrics import bootstrap_means
 from camlucida.values import Size
 from oracles import wsol as slow
@@ -289,8 +289,8 @@ def test_pxap_interval_does_not_depend_on_how_pictures_are_grouped(monkeypatch):
 
 def test_pxap_of_a_whole_block_and_asked_twice():
     """Nothing waits to be counted after 64 pictures, nor after `result`."""
-    tally = wsol.PixelTally([0.5], repeats=10)
-    for _ in range(wsol.BLOCK):
+    tally = PixelTally([0.5], repeats=10)
+    for _ in range(BLOCK):
         tally.add(np.eye(3), np.eye(3, dtype=np.uint8))
     assert tally.result().value == tally.result().value == 100
 

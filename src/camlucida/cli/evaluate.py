@@ -121,6 +121,13 @@ def run(options: Options, command: Sequence[str]) -> int:
         task = "classification"
     if task != "localization":
         _only_localization(options, task)
+    elif _are_predictions(options.data):
+        from camlucida.errors import UsageError
+
+        raise UsageError(
+            "--task localization", got="saved predictions", allowed="pictures with boxes or masks",
+            do="saved predictions hold no maps: give the pictures, and maps of another tool with --maps",
+        )  # fmt: skip
     return {"summary": _summary, "classification": _classification, "localization": _localization}[task](
         options, command
     )

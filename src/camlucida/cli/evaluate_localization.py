@@ -195,6 +195,8 @@ def _judged(options: Options, plan: Plan | None, data: DataSet, rule: Rule, alon
             plan, data, tally, rival=None if alone else rival, maps_to=None if alone else options.save_maps,
             batch=options.batch, workers=options.workers,
         )  # fmt: skip
+    if any(len(e.labels) > 1 and e.masks for e in data.examples):
+        tally.notes += ("masks of pictures with several labels are left out: they do not say whose they are",)
     with progress.bar("pictures", len(protocols.one_label_each(data))) as bar:
         for count in steps:
             bar(count)
@@ -246,7 +248,7 @@ def _table(heading: str, rows: list[dict[str, Any]]) -> Any:
     table = Table(box=None, pad_edge=False, title=heading, title_justify="left", title_style="italic")
     table.add_column("percent", no_wrap=True)
     for name in rows[0]["cells"]:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", overflow="fold")
         if name == next(iter(rows[0]["cells"])):
             table.add_column("95 % interval", justify="right", no_wrap=True)
     for row in rows:

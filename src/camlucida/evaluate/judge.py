@@ -192,8 +192,12 @@ class CentreGaussian:
 
 
 def objects_of(example: Example, size: Size) -> Objects:
-    """What the picture holds of its label, boxes cut to the picture."""
+    """What the picture holds of its label, boxes cut to the picture. Raises InputError where none of them lies in it."""
     boxes = tuple(box for one in example.boxes if (box := one.clipped(size)).area > 0)
+    if example.boxes and not boxes:
+        raise InputError(
+            "boxes outside the picture", got=f"{example.boxes[0].corners}", allowed=f"inside {size.width} × {size.height}"
+        )  # fmt: skip
     return Objects(size, boxes, read_mask(example.masks, size) if example.masks else None)
 
 

@@ -56,11 +56,12 @@ def pictures(
         return []
     if plan is None:
         return [_of_maps(chosen, data, Path(maps or ""), rule or FractionOfMax())]
+    different = [*{e.source.name: e for e in reversed(chosen)}.values()][::-1]  # not for each label
     kinds = Counter(e.label for e in boxed)
     common = [label for label, number in kinds.most_common(CLASS_ROWS) if number > 1]
     sections = [
         _truth_and_prediction(plan, chosen, iou, data.multi_label),
-        _several_classes(plan, chosen[:SEVERAL]),
+        _several_classes(plan, different[:SEVERAL]),
     ]
     sections.append(_beside_saliency(plan, chosen[:ROW]))
     if common:
