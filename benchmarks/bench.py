@@ -30,6 +30,7 @@ import camlucida as cl
 from camlucida import pipeline, report
 from camlucida.boxes.component_tree import sweep
 from camlucida.images import sources
+from camlucida.images.read import read_picture
 from camlucida.values import Size
 
 Tasks = dict[str, Callable[[], object]]
@@ -154,7 +155,7 @@ def boxes(given: argparse.Namespace) -> Figures:
 
 def folder(given: argparse.Namespace) -> Figures:
     """Photographs → result folder with overlays and page, start-up left out; ResNet-50 (random weights) also as a share of the
-    rate of bare forward passes over the same batches."""
+    rate of bare forward passes over the same batches; and the processor time of each stage, measured by itself."""
     if not given.photos:
         print("  no photographs: give --photos, or set CAMLUCIDA_DATA")
         return {}
@@ -195,7 +196,61 @@ def folder(given: argparse.Namespace) -> Figures:
         figures[f"{name}: processor time"] = summary(
             [1000 * s / len(listed) for s in worked[1:]], "ms/picture"
         )
+        every = [_stages(net, listed) for _ in range(max(1, given.rounds // 3))]
+        for stage in every[0]:
+            figures[f"{name}: {stage}"] = summary([one[stage] for one in every], "ms/picture")
     return figures
+
+
+def _stages(net: cl.Network, listed: Sequence[sources.Source]) -> dict[str, float]:
+    """Processor time of each stage in milliseconds a picture, one stage after the other; of `maps`, what the forward
+    passes take is told apart."""
+    plan, spent = pipeline.plan(net), dict.fromkeys(("forward passes",), 0.0)
+    names = dict(zip((s.name for s in listed), sources.unique_names(listed), strict=True))
+    began = [0.0]
+    hooks = [
+        net.module.register_forward_pre_hook(lambda *_: began.__setitem__(0, time.process_time())),
+        net.module.register_forward_hook(
+            lambda *_: spent.__setitem__(
+                "forward passes", spent["forward passes"] + time.process_time() - began[0]
+            )
+        ),
+    ]
+
+    def timed(stage: str, work: Callable[[], Any]) -> Any:
+        before = time.process_time()
+        made = work()
+        spent[stage] = time.process_time() - before
+        return made
+
+    read = timed("read", lambda: [pipeline._read(plan, source) for source in listed])
+    read = [one for one in read if not isinstance(one, pipeline.Rejected)]
+    groups: dict[Any, list[Any]] = {}
+    for one in read:
+        groups.setdefault(tuple(p.shape for p in one.pixels), []).append(one)
+    read = [one for group in groups.values() for one in group]
+    chunks = [group[i : i + 32] for group in groups.values() for i in range(0, len(group), 32)]
+    mapped = timed("maps", lambda: [one for chunk in chunks for one in pipeline._map(plan, chunk, None)])
+    side = pipeline.SWEEP_SIDE
+    boxed = timed(
+        "boxes",
+        lambda: [pipeline._boxed(plan, one, seen, side) for one, seen in zip(read, mapped, strict=True)],
+    )
+    found = [
+        pipeline.Seen(
+            one.source, one.picture or read_picture(one.source.read()), box.found, box.grid,
+            pipeline.THRESHOLDS, box.sweep, (), box.probabilities,
+        )
+        for one, box in zip(read, boxed, strict=True)
+    ]  # fmt: skip
+    with tempfile.TemporaryDirectory() as place:
+        results = report.ResultFolder.open(Path(place) / "out", {})
+        timed("overlays, page entries, rows", lambda: results.write_part(0, found, [], names))
+        timed("tables and page", lambda: results.finish(net.card.labels))
+    for hook in hooks:
+        hook.remove()
+    spent["maps, without the forward passes"] = spent.pop("maps") - spent["forward passes"]
+    return {stage: 1000 * seconds / len(listed) for stage, seconds in spent.items()}
 
 
 def _localize(net: cl.Network, listed: Sequence[sources.Source]) -> None:
@@ -205,10 +260,9 @@ def _localize(net: cl.Network, listed: Sequence[sources.Source]) -> None:
     with tempfile.TemporaryDirectory() as place:
         results = report.ResultFolder.open(Path(place) / "out", {})
         for index, start in enumerate(range(0, len(listed), 128)):
-            part = list(pipeline.look(plan, listed[start : start + 128]))
-            seen = [one for one in part if isinstance(one, pipeline.Seen)]
-            rejected = [one for one in part if isinstance(one, pipeline.Rejected)]
-            results.write_part(index, seen, rejected, names)
+            with results.part(index, names) as add:
+                for one in pipeline.look(plan, listed[start : start + 128]):
+                    add(one)
         results.finish(net.card.labels)
 
 

@@ -49,12 +49,18 @@ def main() -> int:
     options.add_argument("--network", default="embedded")
     given = options.parse_args()
     taken: dict[int, float] = {}
-    done, started, write_part = 0, time.monotonic(), report.ResultFolder.write_part
+    done, started, part = 0, time.monotonic(), report.ResultFolder.part
 
-    def watched(self: Any, index: int, seen: Any, rejected: Any, names: Any) -> None:
-        nonlocal done
-        write_part(self, index, seen, rejected, names)
-        done += len(seen) + len(rejected)
+    @contextlib.contextmanager
+    def watched(self: Any, index: int, names: Any) -> Any:
+        with part(self, index, names) as add:
+
+            def counted(one: Any) -> None:
+                nonlocal done
+                done += 1
+                add(one)
+
+            yield counted
         taken[done] = resident()
         if done % given.every == 0:
             print(
@@ -63,7 +69,7 @@ def main() -> int:
                 flush=True,
             )
 
-    report.ResultFolder.write_part = watched  # type: ignore[method-assign]
+    report.ResultFolder.part = watched  # type: ignore[method-assign]
     with tempfile.TemporaryDirectory() as place:
         make_zip(Path(place) / "photos.zip", given.pictures)
         words = ["localize", f"{place}/photos.zip", "--out", f"{place}/out", "--part", str(given.part)]

@@ -2,11 +2,12 @@
 
     python benchmarks/studies.py prepare DATA WORK      50 of the 200 classes → WORK/train.zip, WORK/val.zip
     python benchmarks/studies.py train WORK [RUN …]     every run that is not done yet, in order; resumes what was stopped
-    python benchmarks/studies.py measure WORK           what is trained and not measured yet, on the validation pictures
-    python benchmarks/studies.py table WORK             the tables of docs/papers, from the measured figures
+    python benchmarks/studies.py measure WORK           what is trained and not measured yet → WORK/measured.jsonl
+    python benchmarks/studies.py table FILE.jsonl       the measured figures as a table
 
 DATA: the folder with tiny-imagenet-train-1.zip, -2.zip and tiny-imagenet-val.zip. A RUN is RECIPE or RECIPE@SEED; a run trains without the
-tuning split (`--split train`) in WORK/seed-N/runs/RECIPE, where the recipes that start from another twin look for it.
+tuning split (`--split train`) in WORK/seed-N/runs/RECIPE, where the recipes that start from another twin look for it. Thresholds of
+boxes are chosen on the tuning split, everything else is read once on the validation pictures.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ from __future__ import annotations
 import argparse
 import csv
 import io
+import json
 import os
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 CLASSES = 50  # every fourth of the 200 ids in order
 
@@ -80,23 +83,112 @@ def train(work: Path, wanted: list[str], options: list[str]) -> None:
         subprocess.run([sys.executable, "-m", "camlucida", *words], cwd=place, check=True, env=os.environ)
 
 
+def ways(name: str) -> dict[str, list[str]]:
+    """What is measured of a run: name → words of `camlucida evaluate`."""
+    found = {"centre crop": ["--protocol", "centre-crop"]}
+    has_maps = "gap" in name or "gmp" in name or name.startswith(("googlenet", "nin"))
+    if name.startswith("vgg") and not has_maps:
+        wide = "146/219/292" if "jitter" in name else "multiple"
+        found |= {
+            "dense": ["--protocol", "dense"],
+            "dense, three scales": ["--protocol", f"dense:scales={wide}"],
+            "multi-crop, three scales": ["--protocol", f"multi-crop:scales={wide}"],
+            "both": ["--protocol", f"together:scales={wide}"],
+        }
+    for method in ("cam" if has_maps else "grad-cam", "saliency:blur=4"):
+        found[method] = ["--task", "localization", "--method", method, "--views", "1", "--figures", "0"]
+    return found
+
+
+def evaluate(place: Path, data: Path, name: str, words: list[str]) -> dict[str, Any]:
+    command = ["evaluate", str(data.resolve()), "--network", f"runs/{name}/network.safetensors", *words, "--json"]  # fmt: skip
+    print(" ".join(["camlucida", *command]), f"   (in {place})", flush=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "camlucida", *command], cwd=place, check=True, stdout=subprocess.PIPE
+    )
+    return json.loads(done.stdout)
+
+
+def measure(work: Path) -> None:
+    file = work / "measured.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    known = {(line["run"], line["seed"], line["way"]) for line in lines}
+    for name, seed in RUNS:
+        place = work / f"seed-{seed}"
+        if not (place / "runs" / name / "network.safetensors").exists():
+            continue
+        for way, words in ways(name).items():
+            if (name, seed, way) in known:
+                continue
+            line: dict[str, Any] = {"run": name, "seed": seed, "way": way}
+            if "localization" in words:
+                like = words[words.index("--method") : words.index("--figures")]
+                tuned = evaluate(place, work / "train.zip", name, ["--split", "tuning", *like])
+                line["threshold"] = tuned["best_on_this_set"]["threshold"]
+                words = [*words, "--threshold", str(line["threshold"])]
+            found = evaluate(place, work / "val.zip", name, words)
+            figures = {
+                **found,
+                **found.get("figures", {}),
+                **found.get("oracle_figures", {}).get("network", {}),
+            }
+            line |= {key: figures[key] for key in FIGURES if key in figures}
+            line["baselines"] = {
+                base: {key: own[key] for key in FIGURES if key in own}
+                for base, own in found.get("baselines", {}).items()
+            }
+            with file.open("a") as out:
+                out.write(json.dumps(line) + "\n")
+
+
+FIGURES = {
+    "top1": "top-1",
+    "top5": "top-5",
+    "gt_known": "ground-truth-known",
+    "top1_localization": "Top-1 Loc",
+    "max_box_accuracy_v2": "MaxBoxAccV2 (oracle)",
+    "pointing_game": "pointing game",
+}
+
+
+def table(file: Path) -> None:
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    print("| run | seed | way | " + " | ".join(FIGURES.values()) + " |")
+    print("|---" * (3 + len(FIGURES)) + "|")
+    for line in lines:
+        way = line["way"] + (f", threshold {line['threshold']:g}" if "threshold" in line else "")
+        cells = [
+            f"{line[key]['percent']:.1f} ({line[key]['interval'][0]:.1f} … {line[key]['interval'][1]:.1f})"
+            if key in line
+            else ""
+            for key in FIGURES
+        ]
+        print("| " + " | ".join([line["run"], str(line["seed"]), way, *cells]) + " |")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     steps = parser.add_subparsers(dest="step", required=True)
-    for step, about in (("prepare", "DATA WORK"), ("train", "WORK [RUN …]")):
-        one = steps.add_parser(step, help=about)
+    for step in ("prepare", "train", "measure", "table"):
+        one = steps.add_parser(step)
         if step == "prepare":
             one.add_argument("data", type=Path)
         one.add_argument("work", type=Path)
         if step == "train":
             one.add_argument("runs", nargs="*")
     given, rest = parser.parse_known_args()
+    if rest and given.step != "train":
+        parser.error(f"unknown: {' '.join(rest)}")
     if given.step == "prepare":
         prepare(given.data, given.work)
     elif given.step == "train":
         train(given.work, given.runs, rest)
+    elif given.step == "measure":
+        measure(given.work)
+    else:
+        table(given.work)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from camlucida import maps, specs
 from camlucida.boxes import RULES, FractionOfMax, rule
-from camlucida.boxes.component_tree import sweep
+from camlucida.boxes.component_tree import sweeps
 from camlucida.boxes.from_map import MAX_SIDE, Rule, boxes_of
 from camlucida.errors import InputError, UsageError
 from camlucida.evaluate.localization import Measured, Tally, finite, guessed
@@ -35,10 +35,12 @@ from camlucida.values import Batch, Box, HeatMaps, Localization, Size, View, sta
 
 THRESHOLDS = np.arange(100) / 100  # of the page's slider and of the evaluation's curve
 SWEEP_SIDE = (
-    256  # the swept boxes are read off maps of at most this many samples a side: they are for looking
+    96  # the page's swept boxes are read off maps of at most this many samples a side: they are for looking
 )
+MEASURED_SIDE = 256  # the same for the curve of an evaluation
 GRID_SIDE = 64  # the same for the grids of merged maps that the page draws
 KEPT_PIXELS = 2_000_000  # a larger picture is read again when it is drawn, rather than kept
+KEPT_IN_ALL = 32_000_000  # and so are pictures beyond so many pixels in a part: 100 MB
 
 
 @dataclass(frozen=True)
@@ -145,6 +147,7 @@ def look(
     classes: Sequence[int] | None = None,
     truth: Sequence[tuple[Box, ...]] | None = None,
     sweeping: bool = True,
+    sweep_side: int = SWEEP_SIDE,
     besides: bool = False,
     judge: Judge | None = None,
 ) -> Iterator[Seen | Rejected]:
@@ -152,47 +155,68 @@ def look(
     order that the part alone fixes; the boxes of a batch are found by `workers` threads while the network runs
     on the next. `classes`: localize this class of each picture instead of the predicted ones; with `besides`, before them.
     `judge` runs in those threads; what it gives is in `Seen.judged`."""
+    side = sweep_side if sweeping else 0
     pool = ThreadPoolExecutor(max(workers, 1))
     try:
-        read = list(pool.map(lambda source: _read(chosen, source), part))
+        read = _kept(pool.map(lambda source: _read(chosen, source), part))
         groups: dict[tuple, list[int]] = defaultdict(list)
         for i, one in enumerate(read):
             if not isinstance(one, Rejected):
                 groups[tuple(tuple(p.shape) for p in one.pixels)].append(i)
         results: dict[int, Future[_Boxed]] = {}
-        for members in groups.values():
-            for start in range(0, len(members), batch):
-                chunk = members[start : start + batch]
-                wanted = None if classes is None else [classes[i] for i in chunk]
-                for i, mapped in zip(
-                    chunk, _map(chosen, [read[i] for i in chunk], wanted, besides), strict=True
-                ):  # type: ignore[misc]
-                    one_judge = partial(judge, i) if judge else None
-                    results[i] = pool.submit(_boxed, chosen, read[i], mapped, sweeping, one_judge)  # type: ignore[arg-type]
-        for i, one in enumerate(read):
-            if isinstance(one, Rejected):
-                yield one
-                continue
-            try:
-                picture, boxed = _picture(chosen, one), results.pop(i).result()
-            except InputError as error:  # it was there a moment ago
-                yield Rejected(one.source, str(error))
-                continue
-            thresholds = THRESHOLDS if sweeping else THRESHOLDS[:0]
-            given = truth[i] if truth else ()
-            yield Seen(
-                one.source,
-                picture,
-                boxed.found,
-                boxed.grid,
-                thresholds,
-                boxed.sweep,
-                given,
-                boxed.probabilities,
-                boxed.judged,
-            )
+        given = iter(range(len(read)))
+        following = next(given, None)
+        chunks = [m[start : start + batch] for m in groups.values() for start in range(0, len(m), batch)]
+        for chunk in [*chunks, []]:
+            wanted = None if classes is None else [classes[i] for i in chunk]
+            mapped = _map(chosen, [read[i] for i in chunk], wanted, besides) if chunk else []  # type: ignore[misc]
+            for i, one_mapped in zip(chunk, mapped, strict=True):
+                one_judge = partial(judge, i) if judge else None
+                results[i] = pool.submit(_boxed, chosen, read[i], one_mapped, side, one_judge)  # type: ignore[arg-type]
+            # What is ready is given away, so that its picture need not be kept; at the end, what is left.
+            while following is not None:
+                one = read[following]
+                ready = isinstance(one, Rejected) or (following in results and results[following].done())
+                if chunk and not ready:
+                    break
+                found = truth[following] if truth else ()
+                yield _seen(chosen, one, results.pop(following, None), found, sweeping)
+                read[following] = None  # type: ignore[call-overload]
+                following = next(given, None)
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _kept(read: Iterable[_Read | Rejected]) -> list[_Read | Rejected]:
+    """What was read, with as many of the pictures as may be kept; the others are read again when they are drawn."""
+    kept, pixels = [], 0
+    for one in read:
+        if isinstance(one, _Read) and one.picture is not None:
+            pixels += one.size.height * one.size.width
+            one = one if pixels <= KEPT_IN_ALL else replace(one, picture=None)
+        kept.append(one)
+    return kept
+
+
+def _seen(
+    chosen: Plan,
+    one: _Read | Rejected,
+    result: Future[_Boxed] | None,
+    truth: tuple[Box, ...],
+    sweeping: bool,
+) -> Seen | Rejected:
+    if isinstance(one, Rejected) or result is None:
+        assert isinstance(one, Rejected)
+        return one
+    try:
+        picture, boxed = _picture(chosen, one), result.result()
+    except InputError as error:  # it was there a moment ago
+        return Rejected(one.source, str(error))
+    thresholds = THRESHOLDS if sweeping else THRESHOLDS[:0]
+    return Seen(
+        one.source, picture, boxed.found, boxed.grid, thresholds, boxed.sweep, truth, boxed.probabilities,
+        boxed.judged,
+    )  # fmt: skip
 
 
 def measure(
@@ -205,7 +229,13 @@ def measure(
         examples = data.examples[start : start + part]
         labels, truth = [e.label for e in examples], [() if e.blacklisted else e.boxes for e in examples]
         looked = look(
-            chosen, [e.source for e in examples], batch=batch, workers=workers, classes=labels, truth=truth
+            chosen,
+            [e.source for e in examples],
+            batch=batch,
+            workers=workers,
+            classes=labels,
+            truth=truth,
+            sweep_side=MEASURED_SIDE,
         )
         for label, seen in zip(labels, looked, strict=True):
             if isinstance(seen, Rejected):
@@ -284,25 +314,37 @@ def _map(
     chosen: Plan, pictures: Sequence[_Read], wanted: Sequence[int] | None, besides: bool = False
 ) -> list[_Mapped]:
     """Maps of one batch in each view; the views agree on the classes by their mean probability."""
-    net = chosen.network
+    net, count = chosen.network, chosen.views.count
+    shared = _sharing(pictures[0])
     batches = [
         Batch(
-            net.card.preprocessing.normalise(torch.stack([p.pixels[v] for p in pictures])).to(net.device),
-            tuple(p.views[v] for p in pictures),
+            net.card.preprocessing.normalise(torch.stack([p.pixels[v] for v in views for p in pictures])).to(
+                net.device
+            ),
+            tuple(p.views[v] for v in views for p in pictures),
         )
-        for v in range(chosen.views.count)
+        for views in shared
     ]
     method = chosen.method or for_network(net, batches[0])
-    many = len(batches) > 1
     probabilities = logits = None
 
+    def apart(each: Sequence[Tensor]) -> list[Tensor]:
+        """What batches hold, one tensor for each view."""
+        return [view for one in each for view in one.split(len(pictures))]
+
     def agreed(each: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        return torch.stack([net.probabilities(one) for one in each]).mean(0), torch.stack(list(each)).mean(0)
+        every = apart(each)
+        return torch.stack([net.probabilities(one) for one in every]).mean(0), torch.stack(every).mean(0)
+
+    def over(classes: Tensor, views: Sequence[int]) -> Tensor:
+        return classes.repeat(len(views), 1)
 
     made: list[HeatMaps] = []
     top = chosen.top if wanted is None or besides else 0
-    target: Target = _Wanted(wanted, top)
-    if many and top:
+    targets: list[Target] = [
+        _Wanted(None if wanted is None else [*wanted] * len(views), top) for views in shared
+    ]
+    if count > 1 and top:
         # CAM has the maps of all classes after one pass; other methods need one more once the classes are agreed on.
         if isinstance(method, CAM):
             made = [method(net, b, ClassTarget.all()) for b in batches]
@@ -310,9 +352,9 @@ def _map(
         else:
             probabilities, logits = agreed([net(b) for b in batches])
         classes = _Wanted(wanted, top).classes(probabilities)
-        made = [of_classes(one, classes) for one in made]
-        target = ClassTarget(classes)
-    made = made or [method(net, b, target) for b in batches]
+        made = [of_classes(one, over(classes, views)) for one, views in zip(made, shared, strict=False)]
+        targets = [ClassTarget(over(classes, views)) for views in shared]
+    made = made or [method(net, b, target) for b, target in zip(batches, targets, strict=True)]
     if logits is None or probabilities is None:
         each = [net(b) if one.logits is None else one.logits for one, b in zip(made, batches, strict=True)]
         probabilities, logits = agreed(each)
@@ -323,10 +365,35 @@ def _map(
             allowed=f"{logits.shape[1]}, one per output",
         )
     assert made[0].classes is not None
-    rows = zip(probabilities.cpu().numpy(), logits.cpu().numpy(), made[0].classes.tolist(), strict=True)
+    rows = zip(
+        probabilities.cpu().numpy(),
+        logits.cpu().numpy(),
+        made[0].classes[: len(pictures)].tolist(),
+        strict=True,
+    )
     name = specs.describe(method, maps.METHODS)
     made = [replace(one, method=name, values=one.values.cpu()) for one in made]
-    return [_Mapped(p, z, c, tuple(_of_picture(one, i) for one in made)) for i, (p, z, c) in enumerate(rows)]
+    places = [
+        (one, start * len(pictures))
+        for one, views in zip(made, shared, strict=True)
+        for start in range(len(views))
+    ]
+    return [
+        _Mapped(p, z, c, tuple(_of_picture(one, start + i) for one, start in places))
+        for i, (p, z, c) in enumerate(rows)
+    ]  # fmt: skip
+
+
+def _sharing(one: _Read) -> list[list[int]]:
+    """Which views go through the network together: a view and its mirror image, which have one shape."""
+    shared: list[list[int]] = []
+    for v, pixels in enumerate(one.pixels):
+        first = shared[-1][0] if shared else None
+        if first is not None and len(shared[-1]) == 1 and pixels.shape == one.pixels[first].shape:
+            shared[-1].append(v)
+        else:
+            shared.append([v])
+    return shared
 
 
 def _of_picture(every: HeatMaps, i: int) -> HeatMaps:
@@ -347,10 +414,10 @@ def _boxed(
     chosen: Plan,
     one: _Read,
     mapped: _Mapped,
-    sweeping: bool,
+    sweep_side: int,
     judge: Callable[[Looked], Any] | None = None,
 ) -> _Boxed:
-    """The maps of one picture merged over its views, boxed and swept."""
+    """The maps of one picture merged over its views, boxed and, unless `sweep_side` is 0, swept."""
     first, many, how = mapped.maps[0], len(mapped.maps) > 1, chosen.views.how
     (merged,) = merge(mapped.maps, MAX_SIDE, how)
     states = status_words(merged) if many else first.status[0]
@@ -386,10 +453,10 @@ def _boxed(
         else {}
     )
     swept = np.zeros((len(found), 0, 4))
-    if sweeping:
-        small = max(one.size.height, one.size.width) <= SWEEP_SIDE
-        coarse = (merged if small else merge(mapped.maps, SWEEP_SIDE, how)[0]).numpy()
-        swept = np.stack([sweep(heat, one.size, THRESHOLDS, **same) for heat in coarse])
+    if sweep_side:
+        small = max(one.size.height, one.size.width) <= sweep_side
+        coarse = (merged if small else merge(mapped.maps, sweep_side, how)[0]).numpy()
+        swept = sweeps(coarse, one.size, THRESHOLDS, **same)
     judged = None
     if judge is not None:
         raw = (first.values[0] if plain else merged).numpy()

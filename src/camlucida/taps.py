@@ -50,8 +50,9 @@ def borrowed(module: nn.Module) -> Iterator[None]:
     """The module in eval mode and not compiled, gradients off, outside inference mode and autocast (a network has
     a precision of its own); afterwards modes and random state are as before."""
     modes = [(m, m.training) for m in module.modules()]
-    devices = sorted({p.device.index or 0 for p in module.parameters() if p.device.type == "cuda"})
-    kinds = {"cpu", *(p.device.type for p in module.parameters() if p.device.type != "meta")}
+    found = {p.device for p in module.parameters()}
+    devices = sorted({device.index or 0 for device in found if device.type == "cuda"})
+    kinds = {"cpu", *(device.type for device in found if device.type != "meta")}
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices))
         stack.enter_context(torch.inference_mode(False))
@@ -62,12 +63,14 @@ def borrowed(module: nn.Module) -> Iterator[None]:
         if any(getattr(m, "_compiled_call_impl", None) or hasattr(m, "_orig_mod") for m, _ in modes):
             stack.enter_context(torch.compiler.set_stance("force_eager"))  # compiled code runs no hooks
         try:
-            for m, _ in modes:
-                m.training = False
+            for m, training in modes:
+                if training:
+                    m.training = False
             yield
         finally:
             for m, training in modes:
-                m.training = training
+                if m.training != training:
+                    m.training = training
 
 
 @contextmanager
@@ -81,8 +84,7 @@ def watched(
     are switched on for what follows; the trunk itself runs without a graph.
     """
     tapped: dict[Point, Tensor] = {}
-    weights = [*module.parameters(), *module.buffers()]
-    if gradient_at is not None and any(t.is_inference() for t in weights):
+    if gradient_at is not None and any(t.is_inference() for t in [*module.parameters(), *module.buffers()]):
         raise UnsupportedError(
             "gradients through weights that were made in inference mode",
             do="build or load the network outside torch.inference_mode(), or use a method without gradients: "

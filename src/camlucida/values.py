@@ -534,8 +534,8 @@ class HeatMaps(Shown):
 def status_words(maps: Tensor, no_gradient: Tensor | None = None) -> tuple[Status, ...]:
     """The status of each of K maps `(K, *cells)`; `no_gradient (K,)`: whether none reached the layer."""
     flat = maps.flatten(1)
-    finite = flat.isfinite().all(-1)
-    low, high = flat.amin(-1), flat.amax(-1)
+    low, high = flat.aminmax(dim=-1)
+    finite = low.isfinite() & high.isfinite()  # which NaN goes through to
     dead = torch.zeros_like(finite) if no_gradient is None else no_gradient.to(finite.device)
     codes = torch.where(high <= 0, 2, torch.zeros_like(high, dtype=torch.int64))
     codes = torch.where(low == high, 1, codes)

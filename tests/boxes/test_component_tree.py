@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from camlucida.boxes import FractionOfMax, at_thresholds, component_tree
-from camlucida.boxes.component_tree import best_over_components, sweep
+from camlucida.boxes.component_tree import best_over_components, sweep, sweeps
 from camlucida.errors import UsageError
 from camlucida.values import Grid, HeatMaps, Size, View
 from oracles.boxes import bounds, flood_fill, loop_over_thresholds
@@ -185,3 +185,18 @@ def test_thresholds_are_shares(thresholds):
 def test_connectivity_is_four_or_eight():
     with pytest.raises(UsageError, match=r"8 \| 4"):
         sweep(np.eye(3), Size(3, 3), [0.2], connectivity=6)
+
+
+@pytest.mark.parametrize("connectivity", [4, 8])
+def test_several_maps_at_once_are_each_by_itself(connectivity):
+    """Touching at the seam, of unequal heights, one flat and one nowhere positive."""
+    heats = np.random.default_rng(3).integers(-1, 5, (6, 5, 7)).astype(np.float32)
+    heats[1] = 2
+    heats[3] = -1 - heats[3].clip(0)
+    heats[:, -1] = heats[:, 0] = heats.max((1, 2))[:, None]
+    size, thresholds = Size(50, 70), [0.9, 0.0, 0.5, 0.5, 1.0, 0.25]
+    found = sweeps(heats, size, thresholds, connectivity)
+    each = [sweep(heat, size, thresholds, connectivity) for heat in heats]
+    rule = [[FractionOfMax(t, connectivity=connectivity).on_map(h, size)[0].box.corners for t in thresholds] for h in heats]  # fmt: skip
+    np.testing.assert_array_equal(found, each)
+    np.testing.assert_array_equal(found, rule)

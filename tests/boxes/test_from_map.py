@@ -202,3 +202,19 @@ def test_equals_the_formula(data):
         assert found == ScoredBox(Box(0, 0, width, height), 0.0, whole=True)
     else:
         assert found == ScoredBox(Box(*map(float, expected[0])), expected[1])
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.tuples(st.integers(1, 9), st.integers(1, 11)),
+    st.integers(0, 2**32 - 1),
+    st.floats(0, 0.95),
+    st.sampled_from([4, 8]),
+)
+def test_the_largest_by_runs_is_the_largest_by_labels(shape, seed, threshold, connectivity):
+    """Ties in area and pixels at all four edges included."""
+    heat = np.random.default_rng(seed).integers(-1, 4, shape).astype(np.float64)
+    rule = {"threshold": threshold, "connectivity": connectivity}
+    largest = FractionOfMax(components="largest", **rule).on_map(heat, Size(*shape))
+    every = FractionOfMax(components="all", **rule).on_map(heat, Size(*shape))
+    assert largest == every[:1]

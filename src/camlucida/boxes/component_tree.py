@@ -55,20 +55,37 @@ def sweep(
     Row i is exactly what `FractionOfMax(thresholds[i], "largest", connectivity, normalise)` gives, the whole
     picture where it finds no component. `thresholds (T,)`: shares of the maximum, 0 to 1, in any order.
     """
+    return sweeps(np.asarray(heat)[None], size, thresholds, connectivity, normalise)[0]
+
+
+def sweeps(
+    heats: NDArray[Any],
+    size: Size,
+    thresholds: ArrayLike,
+    connectivity: Literal[8, 4] = 8,
+    normalise: bool = False,
+) -> NDArray[np.float64]:
+    """`sweep` of each of K maps `(K, H, W)` of one picture, `(K, T, 4)`, in one pass over all of them."""
     thresholds = _checked(thresholds)
     check_choice("sweep(connectivity=…)", connectivity, (8, 4))
-    boxes = np.tile(np.array(whole_picture(size).box.corners), (len(thresholds), 1))
-    usable = usable_map(heat, normalise)
-    if usable is None or not len(thresholds):
+    boxes = np.tile(np.array(whole_picture(size).box.corners), (len(heats), len(thresholds), 1))
+    usable = {k: one for k, heat in enumerate(heats) if (one := usable_map(heat, normalise)) is not None}
+    if not usable or not len(thresholds):
         return boxes
-    cuts = cut(usable, thresholds)
-    order = np.argsort(cuts, kind="stable")
-    fast = _union_find()
+    height, width = heats.shape[1:]
+    cuts = {k: cut(one, thresholds) for k, one in usable.items()}
+    orders = {k: np.argsort(own, kind="stable") for k, own in cuts.items()}
+    fast = _union_find(len(usable))
     if fast:
-        found = fast.largest(usable, cuts[order], connectivity)
+        each = [fast.largest(one, cuts[k][orders[k]], connectivity) for k, one in usable.items()]
     else:
-        found = _largest_per_level(_levels(usable, cuts[order]), connectivity)
-    boxes[order[: len(found)]] = to_source(found, usable.shape, size)
+        # One above the other, a line of level 0 between them: nothing hangs together across it.
+        levels = np.zeros((len(usable), height + 1, width), np.int64)
+        for own, (k, one) in zip(levels, usable.items(), strict=True):
+            own[:height] = _levels(one, cuts[k][orders[k]])
+        each = _largest_per_level(levels, connectivity)
+    for (k, order), found in zip(orders.items(), each, strict=True):
+        boxes[k, order[: len(found)]] = to_source(found, (height, width), size)
     return boxes
 
 
@@ -107,9 +124,9 @@ def best_over_components(
     return best
 
 
-def _union_find() -> ModuleType | None:
+def _union_find(maps: int = 1) -> ModuleType | None:
     """The compiled way, once it pays; None before that or without numba."""
-    return _numba() if next(_maps) > PATIENCE else None
+    return _numba() if max(next(_maps) for _ in range(maps)) > PATIENCE else None
 
 
 @cache
@@ -133,16 +150,22 @@ def _checked(thresholds: ArrayLike) -> NDArray[np.float64]:
     return values
 
 
-def _largest_per_level(levels: Integers, connectivity: int) -> Integers:
-    """Half-open boxes `(max level, 4)` on the grid: row t − 1 is the largest component of `levels >= t`."""
-    top = int(levels.max())
+def _largest_per_level(maps: Integers, connectivity: int) -> list[Integers]:
+    """For each map of `(K, H, W)`, whose last line is 0, half-open boxes `(max level, 4)` on the grid: row t − 1 is
+    the largest component of `levels >= t`."""
+    many, lines, width = maps.shape
+    tops, top = maps.max((1, 2)), int(maps.max())
     if top == 0:
-        return np.empty((0, 4), np.int64)
-    below, level, area, first, boxes = _nodes(levels, connectivity)
+        return [np.empty((0, 4), np.int64)] * many
+    below, level, area, first, boxes = _nodes(maps.reshape(many * lines, width), connectivity)
     ranked = np.lexsort((-first, area))
     rank = np.empty_like(ranked)
     rank[ranked] = np.arange(len(ranked))
-    return boxes[ranked[_highest_over(below, level - 1, rank, top)]]
+    # Each map has places of its own, one for each level.
+    which = first // (width * lines)
+    best = ranked[_highest_over(which * top + below, which * top + level - 1, rank, many * top)]
+    boxes[:, 1::2] -= (which * lines)[:, None]
+    return [one[:own] for one, own in zip(boxes[best].reshape(many, top, 4), tops, strict=True)]
 
 
 def _nodes(levels: Integers, connectivity: int) -> tuple[Integers, Integers, Integers, Integers, Integers]:

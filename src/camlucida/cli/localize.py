@@ -125,15 +125,13 @@ def run(options: Options, command: Sequence[str]) -> int:
                     if index in done:
                         bar(len(part))
                         continue
-                    seen: list[pipeline.Seen] = []
-                    rejected: list[pipeline.Rejected] = []
                     boxes = [given.get(s.name, ()) for s in part]
-                    for one in pipeline.look(
-                        plan, part, batch=options.batch, workers=options.workers, truth=boxes
-                    ):
-                        seen.append(one) if isinstance(one, pipeline.Seen) else rejected.append(one)
-                        bar(1)
-                    folder.write_part(index, seen, rejected, names)
+                    with folder.part(index, names) as add:
+                        for one in pipeline.look(
+                            plan, part, batch=options.batch, workers=options.workers, truth=boxes
+                        ):
+                            add(one)
+                            bar(1)
         except KeyboardInterrupt:
             with suppress(CamlucidaError):  # it only notes the time
                 folder.interrupted()

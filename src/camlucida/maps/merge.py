@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -124,17 +125,33 @@ def _mean(maps: Sequence[Tensor], views: Sequence[View | None], limit: int | Non
     over the picture is linear, Y M Xᵀ, so their sum is one product, [Y₁ Y₂ …] [M₁X₁ᵀ; M₂X₂ᵀ; …]: only the mean gets
     as large as the picture; and so is the count of views, of ones where each looks. In float64, so that equal values
     stay equal."""
-    across, rows, columns = [], [], []
+    places: list[tuple[Tensor, Tensor]] = []
+    across: dict[tuple, Tensor] = {}  # of views with the same rows, as a view and its mirror image, the sum
+    down: dict[tuple, Tensor] = {}
     for one, view in zip(maps, views, strict=True):
-        y, x = source_samples(view, one.ndim - 1, limit)
+        y, x = _axes(view, one.ndim - 1, (one.shape[1], one.shape[2]), limit)
         assert view is not None  # source_samples has refused maps without a view
-        rows.append(_weights(y, view.size.height, one.shape[1]).to(one.device))
-        columns.append(_weights(x, view.size.width, one.shape[2]).to(one.device))
-        across.append(one.double() @ columns[-1].T)
-    total = torch.cat(rows, 1) @ torch.cat(across, 1)
-    looking = torch.stack([y.any(1) for y in rows], 1).double()
-    count = looking @ torch.stack([x.any(1) for x in columns]).double()
+        y, x = y.to(one.device), x.to(one.device)
+        places.append((y, x))
+        laid = one.double() @ x.T
+        same = (view.source, view.resized.height, view.crop[0], view.crop[2], one.shape[1])
+        across[same], down[same] = across[same] + laid if same in across else laid, y
+    whole = all(view is not None and view.is_whole for view in views)  # every view looks at every pixel
+    beside = torch.cat(list(across.values()), 1)
+    total = torch.cat(list(down.values()), 1) @ (beside / len(views) if whole else beside)
+    if whole:
+        return total.to(maps[0].dtype)
+    looking = torch.stack([y.any(1) for y, _ in places], 1).double()
+    count = looking @ torch.stack([x.any(1) for _, x in places]).double()
     return (total / count.clamp(min=1)).to(maps[0].dtype)
+
+
+@lru_cache(maxsize=64)
+def _axes(view: View | None, axes: int, cells: tuple[int, int], limit: int | None) -> tuple[Tensor, Tensor]:
+    """The weights of the cells in the samples along both axes: pictures of one size share them."""
+    y, x = source_samples(view, axes, limit)
+    assert view is not None
+    return _weights(y, view.size.height, cells[0]), _weights(x, view.size.width, cells[1])
 
 
 def _weights(at: NDArray[np.float64], length: int, cells: int) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +50,8 @@ class Network(Shown):
 
     @property
     def device(self) -> torch.device:
-        return next(
-            (t.device for t in [*self.module.parameters(), *self.module.buffers()]), torch.device("cpu")
-        )
+        weights = chain(self.module.parameters(), self.module.buffers())
+        return next((t.device for t in weights), torch.device("cpu"))
 
     def __repr__(self) -> str:
         weights = sum(p.numel() for p in self.module.parameters())

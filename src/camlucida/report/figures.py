@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import lru_cache
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
-from torch.nn import functional as F
+from PIL import Image, ImageDraw
 
 from camlucida import render
 from camlucida.errors import UsageError
 from camlucida.pipeline import Seen
-from camlucida.values import Localization
+from camlucida.values import Localization, between_cells
 
 LONGEST, SHORTEST = 1024, 320
+OVERLAY = 384  # longer side of the overlays and of the page's pictures in a result folder: they are many
 PAINTED = ("ok", "whole-picture")
 MEANING = {
     "ok": "a map with a region above the threshold",
@@ -34,27 +34,34 @@ def sheet(seen: Seen, rank: int, *, longest: int = LONGEST) -> Image.Image:
     that has nothing to show leaves the picture grey with its status printed on it. Raises UsageError for a
     rank that was not localized."""
     found, heat = of_rank(seen, rank)
-    return _sheet(seen, found, heat, *sized(seen.picture, longest))
-
-
-def sheets(seen: Seen, *, longest: int = LONGEST) -> Iterator[tuple[int, Image.Image]]:
-    """The rank and the `sheet` of every localized class, the picture made ready once."""
     picture, factor = sized(seen.picture, longest)
+    return _sheet(seen, found, heat, picture, factor, render.overlays(picture))
+
+
+def sheets(
+    seen: Seen, *, longest: int = LONGEST, small: Image.Image | None = None
+) -> Iterator[tuple[int, Image.Image]]:
+    """The rank and the `sheet` of every localized class, the picture made ready once. `small`: the picture, no
+    longer than `longest`, where it is there already."""
+    picture, _ = sized(seen.picture if small is None else small, longest)
+    factor = max(picture.shape[:2]) / max(seen.picture.size)
+    lay = render.overlays(picture)
     for found, heat in zip(seen.found, seen.maps, strict=True):
-        yield found.rank, _sheet(seen, found, heat, picture, factor)
+        yield found.rank, _sheet(seen, found, heat, picture, factor, lay)
 
 
 def _sheet(
-    seen: Seen, found: Localization, heat: NDArray, picture: NDArray[np.uint8], factor: float
-) -> Image.Image:
+    seen: Seen, found: Localization, heat: NDArray, picture: NDArray[np.uint8], factor: float,
+    lay: Callable[[NDArray], NDArray[np.uint8]],
+) -> Image.Image:  # fmt: skip
     boxes = [[c * factor for c in scored.box.corners] for scored in found.boxes]
     truth = [[c * factor for c in box.corners] for box in seen.truth]
     caption = latin(f"{found.class_name} {percent(found.probability)} · {found.status}")
     if not paintable(found, heat):
         words = latin(f"{found.status}: {MEANING.get(found.status, 'no map to show')}")
-        grey = stamped(render.overlay(picture, np.zeros(picture.shape[:2], np.float32)), words)
+        grey = stamped(lay(np.zeros(picture.shape[:2], np.float32)), words)
         return render.captioned(grey, caption, boxes=boxes, truth=truth)
-    shown = render.overlay(picture, stretched(heat, picture.shape[0], picture.shape[1]))
+    shown = lay(stretched(heat, picture.shape[0], picture.shape[1]))
     bar = (min(0.0, float(heat.min())), float(heat.max()))
     return render.captioned(shown, caption, boxes=boxes, truth=truth, bar=bar)
 
@@ -86,8 +93,18 @@ def paintable(found: Localization, heat: NDArray) -> bool:
 
 def stretched(heat: NDArray, height: int, width: int) -> NDArray[np.float32]:
     """A map `(h, w)` laid over `(height, width)` pixels: bilinear between cell centres, edges repeated."""
-    values = torch.from_numpy(np.ascontiguousarray(heat, np.float32))[None, None]
-    return F.interpolate(values, (height, width), mode="bilinear", align_corners=False)[0, 0].numpy()
+    down, across = _weights(height, heat.shape[0]), _weights(width, heat.shape[1])
+    return down @ (np.asarray(heat, np.float32) @ across.T)
+
+
+@lru_cache(maxsize=64)
+def _weights(pixels: int, cells: int) -> NDArray[np.float32]:
+    """`(pixels, cells)`: the share of each cell in a pixel, on an axis that both cover."""
+    low, high, share = between_cells((np.arange(pixels) + 0.5) * (cells / pixels) - 0.5, cells)
+    weights, every = np.zeros((pixels, cells), np.float32), np.arange(pixels)
+    weights[every, low] = 1 - share
+    weights[every, high] += share
+    return weights
 
 
 def percent(share: float | None) -> str:
@@ -101,6 +118,12 @@ def fitted(width: int, height: int, longest: int) -> tuple[int, int]:
     """Width and height of a picture made small enough, never enlarged."""
     factor = min(1.0, longest / max(width, height))
     return max(1, round(width * factor)), max(1, round(height * factor))
+
+
+def small(picture: Image.Image, longest: int = OVERLAY) -> Image.Image:
+    """The picture in RGB, its longer side at most `longest`."""
+    rgb, size = picture.convert("RGB"), fitted(*picture.size, longest)
+    return rgb if size == rgb.size else rgb.resize(size, Image.Resampling.HAMMING, reducing_gap=3.0)
 
 
 def sized(picture: Image.Image, longest: int) -> tuple[NDArray[np.uint8], float]:
@@ -117,7 +140,7 @@ def sized(picture: Image.Image, longest: int) -> tuple[NDArray[np.uint8], float]
 def stamped(picture: NDArray[np.uint8], words: str) -> NDArray[np.uint8]:
     """Words on a dark band across the middle of a picture."""
     height, width = picture.shape[:2]
-    font = ImageFont.load_default(size=max(11, round(width / 28)))
+    font = render.font(max(11, round(width / 28)))
     lines = render.wrapped(words, font, max(40, round(width * 0.9)))
     step = round(font.getbbox("Ag")[3] * 1.35)
     image = Image.fromarray(picture)

@@ -21,23 +21,19 @@ from camlucida.pipeline import Seen
 from camlucida.report import figures
 from camlucida.values import Localization
 
-LONGEST = 384
 CELLS = 64
 REJECTED_SHOWN = 500
 STEPS = 65535
 
 
-def entry(seen: Seen) -> dict[str, Any]:
-    """What the page keeps of a picture, ready for JSON: a small JPEG, and for each class its words and
+def entry(seen: Seen, small: Image.Image | None = None) -> dict[str, Any]:
+    """What the page keeps of a picture, ready for JSON: a small JPEG (of `small` where it is there already), and for each class its words and
     numbers, the found boxes (source pixels), the raw grid and the swept boxes. Grids are 16-bit steps between
     their lowest and highest value; grids above 64 cells a side are averaged down. Numbers that are not finite
     become None."""
     width, height = seen.picture.size
-    small = seen.picture.convert("RGB").resize(
-        figures.fitted(width, height, LONGEST), Image.Resampling.HAMMING, reducing_gap=3.0
-    )
     stream = io.BytesIO()
-    small.save(stream, "JPEG", quality=82, optimize=True)
+    (small or figures.small(seen.picture)).save(stream, "JPEG", quality=82)
     sweeps = seen.sweep if len(seen.thresholds) else [None] * len(seen.found)
     return {
         "path": seen.source.name,

@@ -12,8 +12,8 @@ import re
 import shlex
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -31,6 +31,7 @@ from camlucida.report import page as pages
 from camlucida.values import Label, ScoredBox
 
 SCHEMA_VERSION = 1
+WAITING = 16  # pictures that may wait to be drawn
 PICTURES = 1000  # how many pictures the page, and by default the overlays, show
 
 COLUMNS = pa.schema(
@@ -156,47 +157,48 @@ class ResultFolder:
         """Writes one part: overlays, notes for the page, then the rows, whose presence says that the part is
         complete. `names`: from `source.name` to the name that its overlays get. Raises CamlucidaError when
         the disk refuses."""
-        with self._saying_what_is_safe():
-            self._write_part(index, seen, rejected, names)
+        with self.part(index, names) as add:
+            for one in (*seen, *rejected):
+                add(one)
 
-    def _write_part(
-        self, index: int, seen: Sequence[Seen], rejected: Sequence[Rejected], names: Mapping[str, str]
-    ) -> None:
+    @contextmanager
+    def part(self, index: int, names: Mapping[str, str]) -> Iterator[Callable[[Seen | Rejected], None]]:
+        """One part as it is looked at: what is added in its order is drawn beside the work inside, and the part is
+        written at the end, as by `write_part`. An exception inside leaves it unwritten."""
         before = sum(count for other, count in self._pictures.items() if other < index)
-        room = len(seen) if self._overlays is None else max(0, min(len(seen), self._overlays - before))
-        shown = seen[: max(0, PICTURES - before)]
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            entries = pool.map(lambda one: _cleaned(pages.entry(one)), shown)
-            with _clear(self.folder / "overlays"):
-                self._write_overlays(seen[:room], names, pool)
-            notes = {
-                "pictures": len(seen),
-                "rejected": [
-                    [_text(one.source.name), " ".join(_text(one.reason).split())] for one in rejected
-                ],
-                "entries": list(entries),
-            }
-        table = pa.Table.from_pylist([row for one in seen for row in _rows(one)], COLUMNS)
-        _write_json(self._notes_file(index), notes)
-        file = self.folder / "localizations" / f"part-{index:05d}.parquet"
-        with replacing(file) as partial:
-            pa.parquet.write_table(table, partial, compression="zstd")
-        self._pictures[index] = len(seen)
+        rows: list[dict[str, Any]] = []
+        rejected: list[list[str]] = []
+        drawn: list[Future[dict[str, Any] | None]] = []
+        pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
 
-    def _write_overlays(self, seen: Sequence[Seen], names: Mapping[str, str], pool: Executor) -> None:
-        folder = self.folder / "overlays"
-        if not any(one.found for one in seen):
-            return
-        folder.mkdir(exist_ok=True)
+        def add(one: Seen | Rejected) -> None:
+            if isinstance(one, Rejected):
+                rejected.append([_text(one.source.name), " ".join(_text(one.reason).split())])
+                return
+            number = before + len(drawn)
+            file = None
+            if one.found and (self._overlays is None or number < self._overlays):
+                file = self.folder / "overlays" / names[one.source.name]
+                with _clear(file.parent):
+                    file.parent.mkdir(exist_ok=True)
+            rows.extend(_rows(one))
+            drawn.append(pool.submit(_draw, one, file, number < PICTURES))
+            if len(drawn) > WAITING:
+                drawn[-WAITING - 1].result()
 
-        def draw(one: Seen) -> None:
-            for rank, shown in figures.sheets(one):
-                file = folder / f"{names[one.source.name]}-{rank}.png"
-                with _clear(file):
-                    file.write_bytes(render.png(shown))
-
-        for _ in pool.map(draw, seen):
-            pass
+        with self._saying_what_is_safe():
+            try:
+                yield add
+                entries = [entry for one in drawn if (entry := one.result()) is not None]
+            finally:
+                pool.shutdown(cancel_futures=True)
+            notes = {"pictures": len(drawn), "rejected": rejected, "entries": entries}
+            _write_json(self._notes_file(index), notes)
+            file = self.folder / "localizations" / f"part-{index:05d}.parquet"
+            with replacing(file) as partial:
+                table = pa.Table.from_pylist(rows, COLUMNS)
+                pa.parquet.write_table(table, partial, compression="zstd")
+            self._pictures[index] = len(drawn)
 
     def finish(self, labels: Sequence[Label] = (), *, csv: bool = False, page: bool = True) -> dict[str, Any]:
         """Makes the other files from the parts, drops the notes and returns the finished manifest.
@@ -310,6 +312,16 @@ class ResultFolder:
             "rejected_total": rejected,
             "command": command if isinstance(command, str) else shlex.join(str(word) for word in command),
         }
+
+
+def _draw(seen: Seen, overlays: Path | None, on_page: bool) -> dict[str, Any] | None:
+    """Writes the overlays of one picture, `overlays` with the rank behind it, and gives its entry for the page."""
+    small = figures.small(seen.picture)
+    for rank, shown in figures.sheets(seen, longest=figures.OVERLAY, small=small) if overlays else ():
+        file = overlays.with_name(f"{overlays.name}-{rank}.png")  # type: ignore[union-attr]
+        with _clear(file):
+            file.write_bytes(render.png(shown, packed=False))
+    return _cleaned(pages.entry(seen, small)) if on_page else None
 
 
 FACTS = {
