@@ -42,7 +42,7 @@ def report(
     found: Tally, origin: str = "chosen on the tuning split, 7 pictures", oracle: bool = False
 ) -> dict:
     about = {
-        "task": "localization", "command": ["camlucida", "evaluate", "a b.zip"], "data": ["x/a b.zip"], "split": "all",
+        "task": "localization", "command": ["camlucida evaluate", "a b.zip"], "data": ["x/a b.zip"], "split": "all",
         "seed": 0, "network": "small <net>", "method": "cam", "views": "1", "rule": "fraction-of-max",
     }  # fmt: skip
     return about | tallies.report(found, origin, oracle)
@@ -83,7 +83,7 @@ def test_the_pages_words():
     assert "small &lt;net&gt;" in page
     assert "bad &lt;b&gt;.jpg" in page
     assert "0.3, chosen on the tuning split, 7 pictures" in page
-    assert "&#39;a b.zip&#39;" in page  # the command can be copied
+    assert "<code>camlucida evaluate &#39;a b.zip&#39;</code>" in page  # the command can be copied
     for figures in (made["figures"], made["oracle_figures"][NETWORK]):
         for key, figure in figures.items():
             low, high = figure["interval"]

@@ -142,8 +142,9 @@ def score_map(
     else:
         hits = [np.zeros((len(protocol.ious), len(LEVELS) // 8), np.uint8)] * 2
         curve = np.zeros(len(CURVE), bool)
+    flat, points, inside = _places(heat, objects)
     return MapScore(
-        box.box.corners, overlap(box.box, truth), np.packbits(curve), *hits, *_places(heat, objects),
+        box.box.corners, overlap(box.box, truth), np.packbits(curve), hits[0], hits[1], flat, points, inside,
         squashed=small if objects.mask is not None else None,
     )  # fmt: skip
 

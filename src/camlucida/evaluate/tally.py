@@ -170,9 +170,11 @@ class Tally:
         found: dict[str, Any] = {}
         largest, every = (self.box_accuracy(scores, which) for which in ("largest", "every"))
         iou = self.protocol.iou
-        v2 = replace(every, **{
-            part: {one: getattr(every, part)[one] for one in IOUS} for part in ("correct", "packed_hits")
-        })  # fmt: skip
+        v2 = replace(
+            every,
+            correct={one: every.correct[one] for one in IOUS},
+            packed_hits={one: every.packed_hits[one] for one in IOUS},
+        )
         found["max_box_accuracy"] = _figure(
             largest.max_box_accuracy[iou], largest.interval(iou, self.seed), len(scores)
         ) | {"threshold": largest.best_threshold[iou]}

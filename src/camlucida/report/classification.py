@@ -55,7 +55,7 @@ def write(report: Mapping[str, Any], rejected: Sequence[tuple[str, str]] = ()) -
     heat = render.palette("heat", 15)
     context = {
         "report": report, "figures": figures, "bins": report.get("calibration", ()), "rejected": rejected[:REJECTED_SHOWN],
-        "rejected_total": len(rejected), "command": " ".join(report.get("command", ())), "matrix": _matrix(report),
+        "rejected_total": len(rejected), "command": page.command_line(report.get("command", ())), "matrix": _matrix(report),
         "classes": sorted(report["classes"], key=lambda one: (one["percent"], one["index"])),
         "most": max((one["pictures"] for one in report.get("calibration", ())), default=0),
         "bar": ", ".join("#{:02x}{:02x}{:02x}".format(*c) for c in heat),

@@ -6,7 +6,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import shlex
 from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
@@ -261,7 +260,7 @@ def write(
     facts += [("Note", note) for note in report["notes"]]
     has, drawn = "figures" in report, "curve" in report
     context = {
-        "who": who, "facts": facts, "command": shlex.join(report["command"]) if report["command"] else "",
+        "who": who, "facts": facts, "command": page.command_line(report["command"]),
         "oracle": report["threshold"]["oracle"], "tables": tables(report) if has else [],
         "names": list(tables(report)[0][1][0]["cells"]) if has else [],
         "centred": report["baselines"].get(CENTRED) if has else None,
