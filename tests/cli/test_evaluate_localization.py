@@ -257,3 +257,8 @@ def test_a_limit_is_spread_over_the_whole_set():
 def test_its_options_belong_to_it(packed, data, capsys):
     assert main(["evaluate", data, "--network", packed, "--oracle-threshold"]) == 2
     assert "it belongs to --task localization" in capsys.readouterr().err
+
+
+def test_the_split_that_chose_the_threshold_flatters(packed, data, capsys):
+    _, printed, _ = evaluate(data, "--network", packed, "--split", "tuning", "--json", capsys=capsys)
+    assert json.loads(printed)["threshold"]["origin"].endswith("if the same, an upper bound")

@@ -132,7 +132,9 @@ def _origin(options: Options, rule: Rule, net: Network | None) -> str:
     if not chosen:
         return "the rule's default, chosen on no data"
     same = options.split == "tuning" and chosen.startswith("tuning split")
-    return f"chosen on the {chosen}" + ("; on the same data, this tuning split flatters it" if same else "")
+    return f"chosen on the {chosen}" + (
+        "; this run judges a tuning split: if the same, an upper bound" if same else ""
+    )
 
 
 def _one_map_each(options: Options, data: DataSet) -> None:
