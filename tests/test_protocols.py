@@ -6,11 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import camlucida as cl
 from camlucida import metrics, pipeline, protocols
 from camlucida.boxes import FractionOfMax
+from camlucida.errors import UsageError
 from camlucida.evaluate.judge import Protocol, laid_over, read_mask, squashed
 from camlucida.evaluate.tally import GAUSSIAN, NETWORK, RANDOM, Tally
 from camlucida.images.datasets import DataSet, Example, Truth
@@ -114,6 +116,43 @@ def test_several_labels_are_several_cases(net, data):
     list(protocols.judge(plan, several, tally))
     assert tally.counted.tolist() == [True, True, False]
     assert len({s.box for s in tally.contenders[NETWORK].scores if s}) == 2  # each class has a map of its own
+
+
+def test_boxes_beside_the_picture_are_said(net, data):
+    away = replace(data.examples[0], boxes=(Box(900, 900, 950, 950),), objects=())
+    plan = pipeline.plan(net, top=2)
+    tally = Tally(Protocol(plan.rule, top=2))
+    list(protocols.judge(plan, DataSet((away,), LABELS), tally))
+    assert not tally.cases
+    assert "boxes outside the picture" in tally.rejected[0][1]
+
+
+def test_tight_loose_is_judged_alike_by_the_summary(net, data):
+    """The loose box counts, whichever way it is asked for."""
+    plan = pipeline.plan(net, top=3, boxes="tight-loose")
+    tally = Tally(Protocol(plan.rule, top=3))
+    list(protocols.judge(plan, data, tally))
+    *_, measured = pipeline.measure(plan, data)
+    hits = [s.overlap >= 0.5 for s in tally.contenders[NETWORK].scores]
+    loose = [Box(*s.box) for s in tally.contenders[NETWORK].scores]
+    for example, box in zip((e for e in data.examples if e.source.name != "broken.png"), loose, strict=True):
+        maps = cl.CAM()(net, net.preprocess(example.source.file, view="whole"), cl.ClassTarget(example.label))
+        assert box == plan.rule(maps)[0][0][1].box != plan.rule(maps)[0][0][0].box
+    assert measured.rule_hits.tolist() == hits
+
+
+def test_a_network_that_answers_nan_is_not_right(net, data):
+    """Of NaN none is larger than another: the true class would rank first."""
+    with torch.no_grad():
+        for parameter in net.module.parameters():
+            parameter.fill_(float("nan"))
+    plan = pipeline.plan(net, top=2)
+    tally = Tally(Protocol(plan.rule, top=2))
+    list(protocols.judge(plan, data, tally))
+    assert not tally.cases
+    assert sum("NaN" in reason for _, reason in tally.rejected) == 3
+    with pytest.raises(UsageError, match="4 rejected"):
+        list(pipeline.measure(plan, data))
 
 
 def test_maps_that_were_saved_judge_the_same(net, data, tmp_path):

@@ -53,6 +53,12 @@ def wilson_interval(successes: float, trials: int, z: float = 1.96) -> tuple[flo
     return max(float(centre - half), 0.0), min(float(centre + half), 1.0)
 
 
+def with_width(share: float, interval: tuple[float, float], count: int) -> tuple[float, float]:
+    """A bootstrap interval of a share or mean of `count` values in [0, 1]. Values that all agree leave it no width, which
+    would pass for certainty: Wilson's then, the widest that such a mean can have."""
+    return interval if not interval[1] - interval[0] < 1e-9 else wilson_interval(share * count, count)
+
+
 def bootstrap_means(values: ArrayLike, seed: int = 0, repeats: int = 1000) -> NDArray[np.float64]:
     """Means `(repeats, ...)` of `values (N, ...)` drawn N at a time with replacement. The same N, seed and
     repeats draw the same rows, so that several figures of the same pictures can be resampled together."""
@@ -80,8 +86,8 @@ def bootstrap_interval(
     level: float = 0.95,
 ) -> tuple[float, float]:
     """Interval of a figure of N pictures, `values (N, ...)`: the middle `level` of what resampled pictures give
-    (percentile bootstrap). `statistic`: `mean` over all, or a function of resampled values `(N, ...)` → number.
-    NaN for no values."""
+    (percentile bootstrap). `statistic`: `mean` over all, or a function of resampled values `(N, ...)` → number; draws of
+    which it is NaN are left out. NaN for no values."""
     rows = np.asarray(values, np.float64)
     if not 0 < level < 1 or repeats < 1:
         raise UsageError(
@@ -93,6 +99,9 @@ def bootstrap_interval(
         generator = np.random.default_rng(seed)
         draws = (generator.integers(0, len(rows), len(rows)) for _ in range(repeats))
         figures = np.array([statistic(rows[drawn]) for drawn in draws])
+        figures = figures[~np.isnan(figures)]
+        if not len(figures):
+            return float("nan"), float("nan")
     elif statistic == "mean":
         figures = bootstrap_means(rows.reshape(len(rows), -1).mean(1), seed, repeats)
     else:

@@ -21,7 +21,7 @@ from camlucida.boxes import RULES, FractionOfMax, rule
 from camlucida.boxes.component_tree import sweeps
 from camlucida.boxes.from_map import MAX_SIDE, Rule, boxes_of
 from camlucida.errors import InputError, UsageError
-from camlucida.evaluate.localization import Measured, Tally
+from camlucida.evaluate.localization import Measured, Tally, finite, guessed
 from camlucida.images import sources
 from camlucida.images.datasets import DataSet
 from camlucida.images.read import MAX_PIXELS, read_picture
@@ -241,13 +241,18 @@ def measure(
             if isinstance(seen, Rejected):
                 tally.rejected.append((seen.source.name, seen.reason))
             elif seen.probabilities is not None:
+                try:
+                    finite(seen.probabilities)
+                except InputError as error:
+                    tally.rejected.append((seen.source.name, str(error)))
+                    continue
                 size = Size(seen.picture.height, seen.picture.width)
                 tally.add(
                     label,
                     seen.probabilities,
                     size,
                     seen.truth,
-                    seen.found[0].boxes,
+                    [guessed(chosen.rule, seen.found[0].boxes)],
                     seen.sweep[0],
                     seen.thresholds,
                 )

@@ -13,14 +13,13 @@ from camlucida.errors import InputError
 from camlucida.evaluate.judge import (
     Guesses,
     Objects,
-    guessed,
     guesses,
     laid_over,
     objects_of,
     score_map,
     squashed,
 )
-from camlucida.evaluate.localization import rank_of
+from camlucida.evaluate.localization import finite, guessed, rank_of
 from camlucida.evaluate.maps_folder import open_folder, read_map, write_map
 from camlucida.evaluate.tally import GAUSSIAN, NETWORK, RANDOM, Case, Tally
 from camlucida.images.datasets import DataSet, Example
@@ -61,6 +60,7 @@ def judge(
 
         def first(i: int, looked: Looked, some: Sequence[Example] = some) -> tuple[Objects, dict[str, Any]]:
             objects, scored, made = score(chosen, some[i], looked)
+            finite(looked.probabilities)
             if maps_to is not None:
                 write_map(maps_to, some[i].source.relative, squashed(looked.raw[0]))
             if scored is None:
@@ -132,9 +132,12 @@ def judge_maps(
 
 
 def one_label_each(data: DataSet) -> list[Example]:
-    """Each picture once for each of its labels, with that label's boxes."""
+    """Each picture once for each of its labels, with that label's boxes. Masks do not say whose they are: where there are
+    several labels, they are left out."""
     return [
-        e if e.label == label else replace(e, label=label, labels=(label,), boxes=e.boxes_of(label))
+        e
+        if e.labels == (label,)
+        else replace(e, label=label, labels=(label,), boxes=e.boxes_of(label), masks=())
         for e in data.examples
         for label in e.labels
     ]

@@ -115,6 +115,16 @@ def test_pictures_without_labels(networks, data, tmp_path, capsys):
     assert len((tmp_path / "s.txt").read_text().splitlines()) == 2
 
 
+def test_a_limit_and_a_split_of_pictures_without_labels(networks, data, tmp_path, capsys):
+    """Neither is passed over in silence."""
+    file = str(tmp_path / "few.parquet")
+    asked = ["evaluate", data, "--network", networks[0], "--unlabelled", "--predictions", file]
+    assert main([*asked, "--limit", "2"]) == 0
+    assert len(predictions.read(file)) == 2
+    assert main([*asked, "--split", "tuning"]) == 2
+    assert "--split with --unlabelled" in capsys.readouterr().err
+
+
 def test_what_is_shown_on_a_terminal(networks, data, capsys):
     assert main(["evaluate", data, "--network", networks[0], "--protocol", "centre-crop"]) == 0
     shown = capsys.readouterr().out

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as parquet
@@ -12,7 +14,10 @@ from PIL import Image
 
 import camlucida as cl
 from camlucida.cli import main
+from camlucida.errors import LayerError
+from camlucida.images.datasets import evenly
 from camlucida.images.views import Preprocessing
+from camlucida.maps.saliency import Saliency
 from camlucida.networks import cards
 from camlucida.networks.lucida import Lucida
 from camlucida.values import Label
@@ -52,7 +57,7 @@ def data(tmp_path_factory):
 
 
 def evaluate(data, *options, capsys) -> tuple[int, str, str]:
-    code = main(["evaluate", data, "--task", "localization", *map(str, options)])
+    code = main(["evaluate", str(data), "--task", "localization", *map(str, options)])
     captured = capsys.readouterr()
     return code, captured.out, captured.err
 
@@ -170,6 +175,7 @@ def test_a_blacklist(packed, data, tmp_path, capsys):
         (("--maps", "x", "--method", "cam"), "--maps with --method"),
         (("--protocol", "dense"), "--task localization with --protocol"),
         (("--blacklist", "nowhere.txt"), "blacklist nowhere.txt"),
+        (("--seed", "-1"), "--seed"),
     ],
 )
 def test_what_does_not_go_together(packed, data, capsys, options, message):
@@ -180,6 +186,79 @@ def test_what_does_not_go_together(packed, data, capsys, options, message):
     assert printed == ""
 
 
+def test_a_blacklist_that_names_nothing_is_said(packed, data, tmp_path, capsys):
+    (tmp_path / "list.txt").write_text("elsewhere.jpg\n")
+    _, _, said = evaluate(data, "--network", packed, "--blacklist", tmp_path / "list.txt", "--limit", 1, capsys=capsys)  # fmt: skip
+    assert "names none of the 1 pictures" in said
+
+
+def test_one_map_for_two_labels_is_refused(packed, data, tmp_path, capsys):
+    """The second would overwrite the first."""
+    rows = ["path,label,x0,y0,x1,y1", "n0/p0.png,n0,1,1,9,9", "n0/p0.png,n1,2,2,30,30"]
+    manifest = Path(shutil.copytree(data, tmp_path / "set")) / "several.csv"
+    manifest.write_text("\n".join(rows) + "\n")
+    code, _, said = evaluate(manifest, "--network", packed, "--save-maps", tmp_path / "maps", capsys=capsys)
+    assert (code, "--save-maps; got n0/p0.png twice" in said) == (2, True)
+    assert not list(tmp_path.glob("maps/**/*.npy"))
+    code, printed, _ = evaluate(manifest, "--network", packed, "--out", tmp_path / "out", capsys=capsys)
+    assert (code, "2 of 2 pictures that count" in printed) == (0, True)
+    rows = parquet.read_table(tmp_path / "out" / "pictures.parquet").to_pylist()
+    assert [r["top1_localization"] for r in rows] == [None, None]  # ranks say nothing there
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count("prediction, red") > 0
+    assert "class wrong" not in page
+
+
+def test_masks_alone(packed, data, tmp_path, capsys):
+    rows, folder = ["path,label,mask"], Path(shutil.copytree(data, tmp_path / "set"))
+    for i in range(3):
+        mask = np.zeros((8, 8), np.uint8)
+        mask[2:6, 3:7] = 255
+        Image.fromarray(mask).save(folder / f"mask{i}.png")
+        rows.append(f"n{i}/p{i}.png,n{i},mask{i}.png")
+    manifest = folder / "masks.csv"
+    manifest.write_text("\n".join(rows) + "\n")
+    code, printed, _ = evaluate(manifest, "--network", packed, "--out", tmp_path / "out", capsys=capsys)
+    assert code == 0
+    assert "PxAP" in printed
+    assert "0 of 3 pictures that count, 3 with masks" in printed
+    found = json.loads((tmp_path / "out" / "localization.json").read_text())
+    assert set(found["figures"]) == {"pxap", "pointing_game", "energy"}
+    assert set(found["baselines"]) == {"centre Gaussian", "randomised head"}
+    assert "PxAP" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_the_rivals_pictures_may_fail(packed, data, tmp_path, capsys, monkeypatch):
+    """The figures are there by then, and are written."""
+
+    def fails(self, *_: object) -> None:
+        raise LayerError("no gradient reaches the pixels")
+
+    monkeypatch.setattr(Saliency, "__call__", fails)
+    code, _, _ = evaluate(data, "--network", packed, "--limit", 2, "--out", tmp_path / "out", capsys=capsys)
+    assert code in (0, 3)
+    assert "Without saliency, graph cut: no gradient" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_saved_predictions_hold_no_maps(packed, data, tmp_path, capsys):
+    file = tmp_path / "said.parquet"
+    main(["evaluate", data, "--network", packed, "--predictions", str(file)])
+    capsys.readouterr()
+    code, _, said = evaluate(file, "--network", packed, capsys=capsys)
+    assert (code, "saved predictions hold no maps" in said) == (2, True)
+
+
+def test_a_limit_is_spread_over_the_whole_set():
+    assert evenly(range(10), 6) == (0, 1, 3, 5, 6, 8)
+    assert evenly(range(3), 9) == (0, 1, 2)
+    assert evenly(range(3), 0) == ()
+
+
 def test_its_options_belong_to_it(packed, data, capsys):
     assert main(["evaluate", data, "--network", packed, "--oracle-threshold"]) == 2
     assert "it belongs to --task localization" in capsys.readouterr().err
+
+
+def test_the_split_that_chose_the_threshold_flatters(packed, data, capsys):
+    _, printed, _ = evaluate(data, "--network", packed, "--split", "tuning", "--json", capsys=capsys)
+    assert json.loads(printed)["threshold"]["origin"].endswith("if the same, an upper bound")

@@ -231,9 +231,39 @@ def test_masks_give_pxap():
     wanted = wsol.pixel_average_precision(
         [judge.squashed(heat)], [judge.nearest(mask, (224, 224))], judge.LEVELS, normalise=True
     )
-    assert list(figures) == ["pxap"]
+    assert set(figures) == {"pxap", "pointing_game", "energy"}
+    assert figures["energy"]["percent"] == round(100 * pointing.energy(heat, mask=mask), 2)
+    report = tally.report(found, "by hand")  # a set of masks alone is judged all the same
+    assert (report["counted"], report["masked"]) == (0, 1)
+    assert report["figures"] == figures
+    assert not {"curve", "oracle_figures"} & set(report)
     assert figures["pxap"]["percent"] == round(wanted.value, 2) > 90
     assert found.cases[0].objects.mask is None  # not kept
+
+
+def test_pictures_that_agree_are_no_certainty():
+    """Three pictures right of three: a bootstrap would say from 100 to 100."""
+    found = Tally(PROTOCOL)
+    for i in range(3):
+        heat, one = blob(10, 8, 40, 30, i), case(f"{i}", 0, Box(10, 8, 40, 30))
+        score = scored(heat, *one.objects.boxes)
+        found.add(one, {NETWORK: (score, Guesses(1, 1.0, ((0, Box(*score.box)),)))})
+    low, high = (100 * v for v in metrics.wilson_interval(3, 3))
+    figures = found.figures(NETWORK)
+    for name in ("gt_known", "top1_localization", "corloc", "pointing_game", "max_box_accuracy"):
+        assert figures[name]["percent"] == 100
+        assert figures[name]["interval"] == [round(low, 2), high], name
+    assert figures["error_at_1"]["interval"] == [0, round(100 - low, 2)]
+    curve = found.curve(NETWORK)
+    assert (curve["percent"][30], curve["low"][30], curve["high"][30]) == (100, round(low, 2), 100)
+
+
+def test_boxes_are_squashed_as_the_benchmark_does():
+    """int(x · 224 / width): 224 / width first would lose a pixel where the quotient is whole."""
+    for width in range(20, 700):
+        x = np.arange(1.0, width + 1)
+        made = judge._on_square(np.stack([x - 1, x - 1, x, x], 1), Size(width, width), "reference")
+        assert made[:, 0].tolist() == [int(v * 224 / width) for v in x - 1]
 
 
 def test_reading_masks(tmp_path):

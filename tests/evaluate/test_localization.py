@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from camlucida.errors import UsageError
-from camlucida.evaluate.localization import Tally, constant_boxes
+from camlucida.errors import InputError, UsageError
+from camlucida.evaluate.localization import Tally, constant_boxes, finite, rank_of
 from camlucida.values import Box, ScoredBox, Size
 
 
@@ -36,6 +36,13 @@ def test_tally_by_hand():
     assert report["top1_localization"]["percent"] == 50.0
     assert report["best_on_this_set"] == {"threshold": 0.5, "gt_known": 100.0}
     assert report["with_boxes"] == 2
+
+
+def test_what_is_no_number_ranks_nothing():
+    assert rank_of(np.array([0.2, np.nan, 0.8]), 1) == 4
+    assert rank_of(np.array([0.2, 0.5, 0.5]), 2) == 2
+    with pytest.raises(InputError, match="NaN"):
+        finite(np.array([0.2, np.nan]))
 
 
 def test_constant_boxes_by_hand():

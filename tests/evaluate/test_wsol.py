@@ -15,7 +15,7 @@ import camlucida as cl
 from camlucida.boxes import component_tree
 from camlucida.errors import UsageError
 from camlucida.evaluate.baselines import centre_gaussian
-from camlucida.evaluate.wsol import BoxAccuracy, box_accuracy, pixel_average_precision
+from camlucida.evaluate.wsol import BLOCK, BoxAccuracy, PixelTally, box_accuracy, pixel_average_precision
 from camlucida.metrics import bootstrap_means
 from camlucida.values import Size
 from oracles import wsol as slow
@@ -231,6 +231,14 @@ def test_interval_is_that_of_resampled_pictures():
         (lambda: box_accuracy([np.eye(3)], [[[0, 0, 1, 1]]], [1.5]), "0 to 1"),
         (lambda: box_accuracy([np.ones(3)], [[[0, 0, 1, 1]]], [0.5]), r"\(H, W\)"),
         (lambda: box_accuracy([], [], [0.5], components="some"), "largest | all"),
+        (lambda: box_accuracy([np.eye(3)], [np.ones((4, 5))], [0.5]), r"shape \(4, 5\)"),
+        (lambda: box_accuracy([np.eye(3)], np.ones((1, 5)), [0.5]), r"\(B, 4\)"),
+        (lambda: box_accuracy([np.eye(3)], [np.ones((4, 3))], [0.5]), r"shape \(4, 3\)"),
+        (lambda: box_accuracy([np.eye(3)], [[[2, 2, 1, 1]]], [0.5]), "x0 ≤ x1"),
+        (lambda: box_accuracy([np.eye(3)], [[[0, np.nan, 1, 1]]], [0.5]), "x0 ≤ x1"),
+        (lambda: box_accuracy([np.eye(3)], [[[30, 30, 60, 60]]], [0.5]), "pixels of their map"),
+        (lambda: box_accuracy([np.eye(3)], [[[0, 0, 1, 1]]], [0.5], ious=(30, 50)), "at most 1"),
+        (lambda: box_accuracy([np.eye(3)], [[[0, 0, 1, 1]]], []), "a list of numbers"),
         (lambda: box_accuracy([], [], [0.5], convention="inclusive"), "half-open | reference"),
         (lambda: pixel_average_precision([np.eye(3)], [np.eye(2)], [0.5]), "equal shapes"),
         (lambda: pixel_average_precision([np.eye(3)], [7 * np.eye(3)], [0.5]), "255"),
@@ -277,6 +285,14 @@ def test_pxap_interval_does_not_depend_on_how_pictures_are_grouped(monkeypatch):
     values = [pixel_average_precision(maps[d], masks[d], THRESHOLDS[:-1], repeats=0).value for d in draws]
     low, high = np.quantile(values, [0.025, 0.975])
     assert first.interval == pytest.approx((low, high), abs=0.35 * (high - low))
+
+
+def test_pxap_of_a_whole_block_and_asked_twice():
+    """Nothing waits to be counted after 64 pictures, nor after `result`."""
+    tally = PixelTally([0.5], repeats=10)
+    for _ in range(BLOCK):
+        tally.add(np.eye(3), np.eye(3, dtype=np.uint8))
+    assert tally.result().value == tally.result().value == 100
 
 
 def test_a_centre_gaussian_boxes_the_middle():

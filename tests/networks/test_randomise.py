@@ -49,3 +49,11 @@ def test_the_head_has_one_output_a_class():
 def test_no_head_is_said():
     with pytest.raises(UnsupportedError, match="a random head"):
         randomised_head(cl.wrap(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())))
+
+
+def test_a_weight_that_is_computed_cannot_be_shuffled():
+    """Only its bias would be: a random head that says what the trained one says."""
+    module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
+    nn.utils.parametrizations.weight_norm(module[3])
+    with pytest.raises(UnsupportedError, match="whose weight is computed"):
+        randomised_head(cl.wrap(module))

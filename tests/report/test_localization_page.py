@@ -15,7 +15,7 @@ from camlucida.boxes import FractionOfMax, TightLoose
 from camlucida.evaluate import tally as tallies
 from camlucida.evaluate.judge import Guesses, Objects, Protocol, score_map
 from camlucida.evaluate.tally import CENTRED, GAUSSIAN, NETWORK, WHOLE, Case, Tally
-from camlucida.report import localization
+from camlucida.report import localization, localization_pictures
 from camlucida.values import Box, Size
 
 SIZE = Size(30, 50)
@@ -42,7 +42,7 @@ def report(
     found: Tally, origin: str = "chosen on the tuning split, 7 pictures", oracle: bool = False
 ) -> dict:
     about = {
-        "task": "localization", "command": ["camlucida", "evaluate", "a b.zip"], "data": ["x/a b.zip"], "split": "all",
+        "task": "localization", "command": ["camlucida evaluate", "a b.zip"], "data": ["x/a b.zip"], "split": "all",
         "seed": 0, "network": "small <net>", "method": "cam", "views": "1", "rule": "fraction-of-max",
     }  # fmt: skip
     return about | tallies.report(found, origin, oracle)
@@ -83,7 +83,7 @@ def test_the_pages_words():
     assert "small &lt;net&gt;" in page
     assert "bad &lt;b&gt;.jpg" in page
     assert "0.3, chosen on the tuning split, 7 pictures" in page
-    assert "&#39;a b.zip&#39;" in page  # the command can be copied
+    assert "<code>camlucida evaluate &#39;a b.zip&#39;</code>" in page  # the command can be copied
     for figures in (made["figures"], made["oracle_figures"][NETWORK]):
         for key, figure in figures.items():
             low, high = figure["interval"]
@@ -158,7 +158,7 @@ def test_a_panel_says_in_words_what_its_colours_show(status):
 
     heat = np.eye(6, 8, dtype=np.float32)
     picture = Image.new("RGB", (80, 60), (90, 90, 90))
-    panel = localization._panel(
+    panel = localization_pictures._panel(
         picture, heat, [Box(5, 6, 30, 40)], [Box(10, 10, 35, 45)], "cat: overlap 0.50", status
     )
     assert panel["words"] == "cat: overlap 0.50" + ("" if status == "ok" else " (flat)")
@@ -172,8 +172,8 @@ def test_truth_is_green_and_solid_prediction_red_and_dashed():
 
     image = Image.new("RGB", (120, 100), (90, 90, 90))
     draw = ImageDraw.Draw(image)
-    localization._rectangle(draw, image.size, Box(10, 10, 110, 50), 1.0, (64, 200, 96), dashed=False)
-    localization._rectangle(draw, image.size, Box(10, 60, 110, 90), 1.0, (255, 66, 66), dashed=True)
+    localization_pictures._rectangle(draw, image.size, Box(10, 10, 110, 50), 1.0, (64, 200, 96), dashed=False)
+    localization_pictures._rectangle(draw, image.size, Box(10, 60, 110, 90), 1.0, (255, 66, 66), dashed=True)
     pixels = np.asarray(image)
     assert (pixels[10, 12:108] == (64, 200, 96)).all()
     dashes = (pixels[60, 12:108] == (255, 66, 66)).all(1)

@@ -126,6 +126,13 @@ def run(options: Options, command: Sequence[str]) -> int:
         task = "classification"
     if task != "localization":
         _only_localization(options, task)
+    elif _are_predictions(options.data):
+        from camlucida.errors import UsageError
+
+        raise UsageError(
+            "--task localization", got="saved predictions", allowed="pictures with boxes or masks",
+            do="saved predictions hold no maps: give the pictures, and maps of another tool with --maps",
+        )  # fmt: skip
     return {"summary": _summary, "classification": _classification, "localization": _localization}[task](
         options, command
     )
@@ -174,10 +181,7 @@ def examples(options: Options, labels: Sequence[Any] | None) -> Any:
 
     data = datasets.load(options.data, options.corners, options.subset).split(options.split)
     data = data if labels is None else data.relabelled(labels)
-    if options.limit is not None and options.limit < len(data):
-        if options.limit < 1:
-            raise UsageError("--limit", got=options.limit, allowed="≥ 1")
-        data = replace(data, examples=data.examples[:: len(data) // options.limit][: options.limit])
+    data = replace(data, examples=limited(options, data.examples))
     for note in data.notes:
         print(note, file=sys.stderr)
     bare = [e.source.name for e in data.examples if e.label < 0]
@@ -186,6 +190,16 @@ def examples(options: Options, labels: Sequence[Any] | None) -> Any:
             f"{len(bare)} of {len(data)} pictures have no class", got=bare[0], allowed="pictures with labels"
         )
     return data
+
+
+def limited(options: Options, pictures: Sequence[Any]) -> tuple[Any, ...]:
+    """--limit of the pictures, spread evenly. Raises UsageError."""
+    from camlucida.errors import UsageError
+    from camlucida.images import datasets
+
+    if options.limit is not None and options.limit < 1:
+        raise UsageError("--limit", got=options.limit, allowed="≥ 1")
+    return datasets.evenly(pictures, len(pictures) if options.limit is None else options.limit)
 
 
 def _summary(options: Options, command: Sequence[str]) -> int:

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from camlucida.evaluate.predictions import Predictions
 
 OTHER_TASKS = ("method", "boxes", "threshold", "views", "tune")
-LIVE_ONLY = ("network", "protocol", "fuse", "split", "limit", "unlabelled")
+LIVE_ONLY = ("network", "protocol", "fuse", "split", "subset", "corners", "limit", "unlabelled")
+LABELLED_ONLY = ("split", "subset", "corners")  # options that --unlabelled leaves idle
 WORST = 5  # classes and pairs that the terminal names
 
 
@@ -32,6 +33,10 @@ def run(options: Options, command: Sequence[str]) -> int:
         raise UsageError("evaluate", got="saved predictions and other data together", do="give one kind")
     if options.unlabelled and not (options.predictions or options.submission):
         raise UsageError("--unlabelled", got="nothing to write", do="add --predictions FILE or --submission FILE")  # fmt: skip
+    if options.synsets and not options.submission:
+        raise UsageError("--synsets", got="no --submission to number", do="add --submission FILE, or leave it out")  # fmt: skip
+    if options.unlabelled:
+        _refuse(options, LABELLED_ONLY, "--unlabelled")
     if options.out:
         reports.writable(options.out)
     for file in filter(None, (options.predictions, options.submission)):
@@ -86,7 +91,7 @@ def _predicted(options: Options) -> Predictions:
         if (other.card.labels, other.card.activation) != (card.labels, card.activation):
             raise UsageError(f"fusing {card.name} and {other.card.name}", got="other classes", allowed="networks of the same classes in the same order")  # fmt: skip
     if options.unlabelled:
-        pictures: Sequence[Any] = sources.expand(options.data).sources
+        pictures: Sequence[Any] = evaluate.limited(options, sources.expand(options.data).sources)
         labels, difficult = [()] * len(pictures), [()] * len(pictures)
     else:
         data = evaluate.examples(options, card.labels)

@@ -35,6 +35,8 @@ def run(options: Options, command: Sequence[str]) -> int:
     for folder in filter(None, (options.out, options.save_maps)):
         reports.writable(folder)
     plan, data, rule, origin = _of_maps(options) if options.maps else _of_network(options)
+    if options.maps or options.save_maps:
+        _one_map_each(options, data)
     if options.oracle_threshold:
         if not isinstance(rule, FractionOfMax):
             raise UsageError("--oracle-threshold", got=f"--boxes {options.boxes}", allowed="fraction-of-max")
@@ -58,10 +60,12 @@ def run(options: Options, command: Sequence[str]) -> int:
         print(f"rejected {path}: {why}", file=sys.stderr)
     print(json.dumps(report)) if options.json else _show(report)
     if options.out:
-        from camlucida.report import localization
+        from camlucida.report import localization, localization_pictures
 
         bad = {path for path, _ in tally.rejected}
-        shown = localization.pictures(plan, data, options.figures, options.maps, rule, bad)
+        shown = localization_pictures.pictures(
+            plan, data, options.figures, options.maps, rule, bad, options.iou
+        )
         localization.save(report, tally, shown, Path(options.out))
         page = str((Path(options.out) / localization.PAGE).resolve())
         print(page, file=sys.stderr if options.json else sys.stdout)
@@ -82,7 +86,7 @@ def _check(options: Options) -> None:
         raise UsageError("--oracle-threshold with --threshold", do="leave one of them out")
     if not 0 < options.iou <= 1:
         raise UsageError("--iou", got=options.iou, allowed="above 0, at most 1")
-    for name, low in (("top", 1), ("figures", 0), ("batch", 1), ("workers", 1)):
+    for name, low in (("top", 1), ("figures", 0), ("batch", 1), ("workers", 1), ("seed", 0)):
         if getattr(options, name) < low:
             raise UsageError(f"--{name}", got=getattr(options, name), allowed=f"≥ {low}")
 
@@ -125,12 +129,34 @@ def _origin(options: Options, rule: Rule, net: Network | None) -> str:
     if net is None:
         return "the rule's default, chosen on no data"
     chosen = net.card.localization.chosen_on
-    return f"chosen on the {chosen}" if chosen else "the rule's default, chosen on no data"
+    if not chosen:
+        return "the rule's default, chosen on no data"
+    same = options.split == "tuning" and chosen.startswith("tuning split")
+    return f"chosen on the {chosen}" + (
+        "; this run judges a tuning split: if the same, an upper bound" if same else ""
+    )
+
+
+def _one_map_each(options: Options, data: DataSet) -> None:
+    """A folder of maps holds one for each path. UsageError where pictures or labels would share one."""
+    from camlucida import protocols
+    from camlucida.errors import UsageError
+
+    known: set[str] = set()
+    for one in protocols.one_label_each(data):
+        if one.source.relative in known:
+            raise UsageError(
+                "--maps" if options.maps else "--save-maps", got=f"{one.source.relative} twice",
+                allowed="one label a picture, and paths that differ: a map for each", do="split the data",
+            )  # fmt: skip
+        known.add(one.source.relative)
 
 
 def _blacklisted(options: Options, data: DataSet) -> DataSet:
     if not options.blacklist:
         return data
+    import sys
+
     from camlucida.errors import InputError, UsageError
     from camlucida.evaluate import ilsvrc
 
@@ -138,11 +164,13 @@ def _blacklisted(options: Options, data: DataSet) -> DataSet:
         entries = ilsvrc.read_blacklist(options.blacklist)
     except InputError as error:  # it is no picture that could be left out
         raise UsageError(f"--{error}") from error
-    marked = (
+    marked = tuple(
         replace(e, blacklisted=e.blacklisted or ilsvrc.on_blacklist(e.source.relative, entries))
         for e in data.examples
     )
-    return replace(data, examples=tuple(marked))
+    if not any(e.blacklisted for e in marked):
+        print(f"the blacklist {options.blacklist} names none of the {len(data)} pictures", file=sys.stderr)
+    return replace(data, examples=marked)
 
 
 def _judged(options: Options, plan: Plan | None, data: DataSet, rule: Rule, alone: bool = False) -> Tally:
@@ -169,6 +197,8 @@ def _judged(options: Options, plan: Plan | None, data: DataSet, rule: Rule, alon
             plan, data, tally, rival=None if alone else rival, maps_to=None if alone else options.save_maps,
             batch=options.batch, workers=options.workers,
         )  # fmt: skip
+    if any(len(e.labels) > 1 and e.masks for e in data.examples):
+        tally.notes += ("masks of pictures with several labels are left out: they do not say whose they are",)
     with progress.bar("pictures", len(protocols.one_label_each(data))) as bar:
         for count in steps:
             bar(count)
@@ -197,14 +227,17 @@ def _show(report: dict[str, Any]) -> None:
     console = Console(soft_wrap=True, highlight=False)
     who = report["network"] or f"maps in {report['maps']}"
     console.print(
-        f"{who} on {report['counted']} of {report['cases']} pictures that count (split {report['split']}), {report['method']}, {report['rule']}"
+        f"{who} on {localization.counted_words(report)} (split {report['split']}), {report['method']}, {report['rule']}"
     )
     console.print(f"threshold {localization.threshold_words(report)}")
     if "figures" not in report:
-        console.print("no picture has boxes: nothing to say of localization")
+        console.print("no picture has boxes or masks: nothing to say of localization")
         return
     for heading, rows in localization.tables(report):
         console.print(_table(heading, rows))
+    if "curve" not in report:
+        console.print("no picture has boxes: masks alone were judged")
+        return
     best = report["curve"]["best_on_these_pictures"]
     console.print(
         f"best of the curve: {best['percent']:.2f} at {best['threshold']:g} (chosen on this very set: an upper bound)"
@@ -224,7 +257,7 @@ def _table(heading: str, rows: list[dict[str, Any]]) -> Any:
     )
     table.add_column("percent", no_wrap=True)
     for name in rows[0]["cells"]:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", overflow="fold")
         if name == next(iter(rows[0]["cells"])):
             table.add_column("95 % interval", justify="right", no_wrap=True)
     for row in rows:

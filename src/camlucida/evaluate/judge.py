@@ -19,6 +19,7 @@ from camlucida.boxes.from_map import MAX_SIDE, Rule, boxes_of
 from camlucida.errors import InputError
 from camlucida.evaluate import pointing, wsol
 from camlucida.evaluate.baselines import centre_gaussian
+from camlucida.evaluate.localization import guessed
 from camlucida.images.datasets import Example
 from camlucida.values import Box, ScoredBox, Size
 
@@ -141,8 +142,9 @@ def score_map(
     else:
         hits = [np.zeros((len(protocol.ious), len(LEVELS) // 8), np.uint8)] * 2
         curve = np.zeros(len(CURVE), bool)
+    flat, points, inside = _places(heat, objects)
     return MapScore(
-        box.box.corners, overlap(box.box, truth), np.packbits(curve), *hits, *_places(heat, objects),
+        box.box.corners, overlap(box.box, truth), np.packbits(curve), hits[0], hits[1], flat, points, inside,
         squashed=small if objects.mask is not None else None,
     )  # fmt: skip
 
@@ -159,11 +161,6 @@ def _places(heat: NDArray[Any], objects: Objects) -> tuple[bool, bool, float]:
         where = {"mask": nearest(objects.mask, heat.shape) == 1}
     near = pointing.TOLERANCE * float(scale.min())
     return flat, pointing.pointing_hit(heat, tolerance=near, **where), pointing.energy(heat, **where)
-
-
-def guessed(rule: Rule, boxes: Sequence[ScoredBox]) -> ScoredBox:
-    """The one box that counts: the first; of tight and loose the loose one."""
-    return boxes[-1] if isinstance(rule, TightLoose) else boxes[0]
 
 
 class CentreGaussian:
@@ -196,8 +193,12 @@ class CentreGaussian:
 
 
 def objects_of(example: Example, size: Size) -> Objects:
-    """What the picture holds of its label, boxes cut to the picture."""
+    """What the picture holds of its label, boxes cut to the picture. Raises InputError where none of them lies in it."""
     boxes = tuple(box for one in example.boxes if (box := one.clipped(size)).area > 0)
+    if example.boxes and not boxes:
+        raise InputError(
+            "boxes outside the picture", got=f"{example.boxes[0].corners}", allowed=f"inside {size.width} × {size.height}"
+        )  # fmt: skip
     return Objects(size, boxes, read_mask(example.masks, size) if example.masks else None)
 
 
@@ -244,7 +245,7 @@ def overlap(box: Box, truth: NDArray[np.float64]) -> float:
 
 def _on_square(truth: NDArray[np.float64], size: Size, convention: wsol.Convention) -> NDArray[np.float64]:
     """Boxes on the squashed picture; the benchmark's are inclusive and cut to whole pixels."""
-    scale = np.array([SIDE / size.width, SIDE / size.height] * 2)
+    sides = np.array([size.width, size.height] * 2)
     if convention == "half-open":
-        return truth * scale
-    return np.trunc((truth - (0, 0, 1, 1)) * scale)
+        return truth * SIDE / sides
+    return np.trunc((truth - (0, 0, 1, 1)) * SIDE / sides)  # divided last: whole numbers stay whole

@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camlucida import metrics
-from camlucida.errors import UsageError
+from camlucida.boxes import TightLoose
+from camlucida.boxes.from_map import Rule
+from camlucida.errors import InputError, UsageError
 from camlucida.values import Box, ScoredBox, Size
 
 IOU = 0.5  # "0.5 or more" (CAM paper, section 3.2)
@@ -114,9 +116,23 @@ class Tally:
         )  # fmt: skip
 
 
+def guessed(rule: Rule, boxes: Sequence[ScoredBox]) -> ScoredBox:
+    """The one box that counts: the first; of tight and loose the loose one (section 3.2)."""
+    return boxes[-1] if isinstance(rule, TightLoose) else boxes[0]
+
+
+def finite(probabilities: NDArray) -> None:
+    """Raises InputError for a network's answer that ranks nothing."""
+    if not np.isfinite(probabilities).all():
+        raise InputError("the network's answer holds NaN or infinite values")
+
+
 def rank_of(probabilities: NDArray, label: int) -> int:
-    """The place of a class among the probabilities `(C,)`, from 1; of equal ones the lower index comes first."""
+    """The place of a class among the probabilities `(C,)`, from 1; of equal ones the lower index comes first; one that is
+    no number comes after all."""
     mine = probabilities[label]
+    if np.isnan(mine):
+        return len(probabilities) + 1
     return 1 + int((probabilities > mine).sum() + (probabilities[:label] == mine).sum())
 
 

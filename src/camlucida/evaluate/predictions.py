@@ -103,7 +103,7 @@ def save(predictions: Predictions, file: str | Path) -> None:
     values = pa.array(np.ascontiguousarray(predictions.probabilities, np.float32).reshape(-1))
     indices = pa.list_(pa.int32())
     columns = {
-        "path": pa.array([_text(path) for path in predictions.paths], pa.string()),
+        "path": pa.array([utf8(path) for path in predictions.paths], pa.string()),
         "labels": pa.array([list(row) for row in predictions.labels], indices),
         "difficult": pa.array([list(row) for row in predictions.difficult], indices),
         "probabilities": pa.LargeListArray.from_arrays(starts, values).cast(pa.list_(pa.float32())),
@@ -238,6 +238,6 @@ def read_numbers(file: str | Path, classes: Sequence[Label]) -> tuple[int, ...]:
     return tuple(known[label.id] for label in classes)
 
 
-def _text(text: str) -> str:
+def utf8(text: str) -> str:
     """File names need not be UTF-8, tables must be."""
     return text.encode("utf-8", "replace").decode("utf-8")

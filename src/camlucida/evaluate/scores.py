@@ -65,6 +65,7 @@ def _one_label(predictions: Predictions, scores: NDArray[np.float32], truth: NDA
 
         found["calibration_error"] = _resampled(np.stack([confidence, right], 1), calibration)
         low, high = metrics.bootstrap_interval(briers := metrics.brier_scores(scores, truth))
+        low, high = (2 * v for v in metrics.with_width(briers.mean() / 2, (low / 2, high / 2), len(briers)))
         found["brier"] = {"score": round(float(briers.mean()), 4), "interval": [round(low, 4), round(high, 4)]}  # fmt: skip
         found["mean_confidence"] = _percent(confidence.mean())
         bins = metrics.calibration_bins(confidence, right, BINS)
@@ -112,7 +113,8 @@ def _multi_label(predictions: Predictions, scores: NDArray[np.float32], known: S
     for name, points in (("mean_average_precision", None), ("mean_average_precision_11", 11)):
 
         def mean(rows: NDArray[np.float64], points: int | None = points) -> float:
-            return float(np.nanmean(precisions(rows.astype(np.int64), points)))
+            each = precisions(rows.astype(np.int64), points)  # NaN: a class that no picture drawn shows
+            return float(np.nanmean(each)) if np.isfinite(each).any() else float("nan")
 
         found[name] = _resampled(every, mean, REPEATS_PRECISION)
     both = (precisions(every, None), precisions(every, 11))
@@ -129,8 +131,10 @@ def _share(right: int, total: int) -> dict[str, Any]:
 
 
 def _resampled(rows: NDArray, statistic: Callable[[NDArray[np.float64]], float], repeats: int = REPEATS) -> dict[str, Any]:  # fmt: skip
-    low, high = metrics.bootstrap_interval(rows, statistic, repeats=repeats)
-    return {"percent": _percent(statistic(np.asarray(rows, np.float64))), "interval": [_percent(low), _percent(high)]}  # fmt: skip
+    share = statistic(np.asarray(rows, np.float64))
+    drawn = metrics.bootstrap_interval(rows, statistic, repeats=repeats)
+    low, high = metrics.with_width(share, drawn, len(rows))
+    return {"percent": _percent(share), "interval": [_percent(low), _percent(high)]}  # fmt: skip
 
 
 def _percent(share: float) -> float | None:

@@ -66,16 +66,21 @@ class Contender:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One picture and class that was judged; `counted`: it has boxes and is on no blacklist."""
+    """One picture and class that was judged; `counted`: it has boxes and is on no blacklist; `judged`: boxes or a mask."""
 
     path: str
     label: int
     objects: Objects
     blacklisted: bool = False
+    masked: bool = False
 
     @property
     def counted(self) -> bool:
         return bool(self.objects.boxes) and not self.blacklisted
+
+    @property
+    def judged(self) -> bool:
+        return self.counted or (self.masked and not self.blacklisted)
 
 
 class Tally:
@@ -98,7 +103,7 @@ class Tally:
             )
         mask = case.objects.mask
         slim = replace(case.objects, mask=None) if mask is not None else case.objects
-        self.cases.append(replace(case, objects=slim))
+        self.cases.append(replace(case, objects=slim, masked=mask is not None))
 
     @property
     def counted(self) -> NDArray[np.bool_]:
@@ -113,11 +118,14 @@ class Tally:
         if scores:
             hits = np.array([s.overlap for s in scores]) >= self.protocol.iou
             found |= self._of_boxes(hits, made, [Box(*s.box) for s in scores])
-            found |= self._of_maps(scores)
+        pairs = zip(one.scores, self.cases, strict=True)
+        judged = [(s, case.label) for s, case in pairs if case.judged and s is not None]
+        if judged:
+            found |= self._of_points(*zip(*judged, strict=True))
         if one.pixels.pictures:
             precise = one.pixels.result()
-            found["pxap"] = _figure(precise.value, precise.interval)
-        return found
+            found["pxap"] = _figure(precise.value, precise.interval, one.pixels.pictures)
+        return found | (self._of_maps(scores) if scores else {})
 
     def constant(self, width: float, height: float, name: str = NETWORK) -> dict[str, Any]:
         """The figures of one centred box, in shares of the picture, with the network's guesses of classes."""
@@ -138,34 +146,39 @@ class Tally:
         ranked = [g for g in made if g is not None]
         if len(ranked) == len(hits) and not self.protocol.several:
             which = ilsvrc.localized(hits, [g.rank for g in ranked], self.seed)
-            found["top1_localization"] = _figure(which.top1, which.top1_interval)
-            found["top5_localization"] = _figure(which.top5, which.top5_interval)
+            found["top1_localization"] = _figure(which.top1, which.top1_interval, len(hits))
+            found["top5_localization"] = _figure(which.top5, which.top5_interval, len(hits))
             error = ilsvrc.localization_error(
                 [g.made for g in ranked],
                 [[(case.label, box) for box in case.objects.boxes] for case in cases],
                 iou=self.protocol.iou,
             )
             for k in sorted({1, self.protocol.top}):
-                found[f"error_at_{k}"] = _figure(error.error(k), error.interval(k, self.seed))
+                found[f"error_at_{k}"] = _figure(error.error(k), error.interval(k, self.seed), len(hits))
         found["corloc"] = _by_class(hits, [case.label for case in cases], self.seed)
         return found
 
-    def _of_maps(self, scores: Sequence[MapScore]) -> dict[str, Any]:
-        labels = [case.label for case in self.cases if case.counted]
+    def _of_points(self, scores: Sequence[MapScore], labels: Sequence[int]) -> dict[str, Any]:
         inside = [100 * s.energy for s in scores]
-        found = {
+        drawn = metrics.bootstrap_interval(inside, seed=self.seed)
+        return {
             "pointing_game": _by_class([s.points for s in scores], labels, self.seed),
-            "energy": _figure(float(np.mean(inside)), metrics.bootstrap_interval(inside, seed=self.seed)),
+            "energy": _figure(float(np.mean(inside)), drawn, len(scores)),
         }
+
+    def _of_maps(self, scores: Sequence[MapScore]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
         largest, every = (self.box_accuracy(scores, which) for which in ("largest", "every"))
         iou = self.protocol.iou
-        v2 = replace(every, **{
-            part: {one: getattr(every, part)[one] for one in IOUS} for part in ("correct", "packed_hits")
-        })  # fmt: skip
+        v2 = replace(
+            every,
+            correct={one: every.correct[one] for one in IOUS},
+            packed_hits={one: every.packed_hits[one] for one in IOUS},
+        )
         found["max_box_accuracy"] = _figure(
-            largest.max_box_accuracy[iou], largest.interval(iou, self.seed)
+            largest.max_box_accuracy[iou], largest.interval(iou, self.seed), len(scores)
         ) | {"threshold": largest.best_threshold[iou]}
-        found["max_box_accuracy_v2"] = _figure(v2.mean, v2.interval(None, self.seed)) | {
+        found["max_box_accuracy_v2"] = _figure(v2.mean, v2.interval(None, self.seed), len(scores)) | {
             "thresholds": {f"{one:g}": v2.best_threshold[one] for one in IOUS}
         }
         return found
@@ -192,10 +205,13 @@ class Tally:
         if not scores:
             return {}
         hits = np.unpackbits(np.array([s.curve for s in scores]), axis=1, count=len(CURVE))
-        means = 100 * metrics.bootstrap_means(hits, self.seed)
-        low, high = np.quantile(means, [0.025, 0.975], axis=0)
+        shares, means = hits.mean(0), metrics.bootstrap_means(hits, self.seed)
+        drawn = np.quantile(means, [0.025, 0.975], axis=0).T
+        low, high = np.transpose(
+            [metrics.with_width(s, (a, b), len(hits)) for s, (a, b) in zip(shares, drawn, strict=True)]
+        )
         return {
-            "percent": _rounded(100 * hits.mean(0)), "low": _rounded(low), "high": _rounded(high)
+            "percent": _rounded(100 * shares), "low": _rounded(100 * low), "high": _rounded(100 * high)
         }  # fmt: skip
 
     def box_curves(self, name: str) -> dict[str, Any]:
@@ -221,7 +237,7 @@ def _centred(size: Size, width: float, height: float) -> Box:
 
 def _share(hits: NDArray[np.bool_], seed: int) -> dict[str, Any]:
     low, high = metrics.bootstrap_interval(hits, seed=seed)
-    return _figure(100 * float(np.mean(hits)), (100 * low, 100 * high))
+    return _figure(100 * float(np.mean(hits)), (100 * low, 100 * high), len(hits))
 
 
 def _by_class(hits: ArrayLike, labels: Sequence[int], seed: int, repeats: int = 1000) -> dict[str, Any]:
@@ -236,14 +252,17 @@ def _by_class(hits: ArrayLike, labels: Sequence[int], seed: int, repeats: int = 
 
     every = np.arange(len(of))
     drawn = np.array([mean(draw.integers(0, len(of), len(of))) for _ in range(repeats)])
-    return _figure(mean(every), metrics.middle(drawn))
+    return _figure(mean(every), metrics.middle(drawn), len(of))
 
 
-def _figure(percent: float, interval: tuple[float, float]) -> dict[str, Any]:
+def _figure(percent: float, interval: tuple[float, float], count: int) -> dict[str, Any]:
+    """`count`: the pictures behind it."""
+    low, high = metrics.with_width(percent / 100, (interval[0] / 100, interval[1] / 100), count)
+
     def kept(value: float) -> float | None:
         return round(float(value), 2) if np.isfinite(value) else None
 
-    return {"percent": kept(percent), "interval": [kept(v) for v in interval]}
+    return {"percent": kept(percent), "interval": [kept(100 * low), kept(100 * high)]}
 
 
 def _rounded(values: NDArray[np.float64]) -> list[float]:
@@ -256,22 +275,26 @@ def report(tally: Tally, origin: str, oracle: bool = False) -> dict[str, Any]:
     chosen = tally.protocol.rule.level
     found: dict[str, Any] = {
         "iou": tally.protocol.iou, "convention": tally.protocol.convention,
-        "cases": len(tally.cases), "counted": int(tally.counted.sum()),
+        "cases": len(tally.cases), "counted": int(tally.counted.sum()), "masked": sum(case.masked for case in tally.cases),
         "blacklisted": sum(case.blacklisted for case in tally.cases), "rejected": len(tally.rejected),
         "notes": list(tally.notes), "threshold": {"value": chosen, "origin": origin, "oracle": oracle},
     }  # fmt: skip
-    if not tally.counted.any():
+    if not any(case.judged for case in tally.cases):
         return found
     every = {name: tally.figures(name) for name in tally.contenders}
-    width, height = tally.centred()
-    every[WHOLE] = tally.constant(1, 1)
-    every[CENTRED] = tally.constant(width, height)
+    boxed = bool(tally.counted.any())
+    if boxed:
+        width, height = tally.centred()
+        every[WHOLE] = tally.constant(1, 1)
+        every[CENTRED] = tally.constant(width, height)
     own = {name: {k: v for k, v in figures.items() if k not in ORACLES} for name, figures in every.items()}
     best = {name: {k: v for k, v in figures.items() if k in ORACLES} for name, figures in every.items()}
-    for name in (WHOLE, CENTRED):  # constant boxes have no threshold
-        best[name] = {"max_box_accuracy": own[name]["gt_known"]}
     found["figures"] = own.pop(NETWORK)
     found["baselines"] = own
+    if not boxed:  # masks alone
+        return found
+    for name in (WHOLE, CENTRED):  # constant boxes have no threshold
+        best[name] = {"max_box_accuracy": own[name]["gt_known"]}
     found["baselines"][CENTRED] |= {"width": width, "height": height, "chosen": "on these very pictures"}
     found["oracle_figures"] = {
         "note": "the best threshold on these very pictures, by definition: an upper bound",

@@ -103,13 +103,15 @@ def box_accuracy(
     check_choice("box_accuracy(components=…)", components, ("largest", "all"))
     check_choice("box_accuracy(convention=…)", convention, ("half-open", "reference"))
     levels = _thresholds(thresholds)
-    bars = np.array([float(iou) for iou in ious])
+    bars = np.atleast_1d(np.asarray(ious if isinstance(ious, float) else list(ious), np.float64))
+    if not len(bars) or not ((bars > 0) & (bars <= 1)).all():
+        raise UsageError("box_accuracy(ious=…)", got=f"{bars}", allowed="above 0, at most 1, at least one")
     correct = np.zeros((len(bars), len(levels)), np.int64)
     packed = bytearray()
     boxed, flat = [], []
     for heat, truth in _pairs(score_maps, boxes, "box_accuracy", "maps", "sets of boxes"):
         values = as_map(heat)
-        given = np.asarray(truth, np.float64).reshape(-1, 4)
+        given = _given(truth, values.shape)
         boxed.append(len(given) > 0)
         flat.append(usable_map(values, normalise=True) is None)
         hit = np.zeros((len(bars), len(levels)), bool)
@@ -126,6 +128,25 @@ def box_accuracy(
         np.array(flat, bool),
         {float(bar): bits[:, i] for i, bar in enumerate(bars)},
     )
+
+
+def _given(truth: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """Boxes of one map as `(B, 4)`. UsageError for what cannot be boxes in its pixels."""
+    given = np.asarray(truth, np.float64)
+    given = given.reshape(-1, 4) if given.size == 0 or given.shape == (4,) else given
+    if given.ndim != 2 or given.shape[1] != 4:
+        raise UsageError(
+            "box_accuracy: boxes of a map", got=f"shape {given.shape}", allowed="(B, 4): x0, y0, x1, y1",
+            do="rows (i, x0, y0, x1, y1) of all maps: [rows[rows[:, 0] == i, 1:] for i in range(len(score_maps))]",
+        )  # fmt: skip
+    if not np.isfinite(given).all() or (given[:, 2:] < given[:, :2]).any():
+        raise UsageError("box_accuracy: boxes of a map", got=f"{given.tolist()}", allowed="x0 ≤ x1, y0 ≤ y1")
+    if len(given) and (given[:, :2] >= shape[::-1]).any(1).all():  # not one of them lies on the map
+        raise UsageError(
+            "box_accuracy: boxes of a map", got=f"{given.tolist()} on a map of {shape[0]} × {shape[1]}",
+            allowed="boxes in pixels of their map", do="resize the map or scale the boxes first",
+        )  # fmt: skip
+    return given
 
 
 def _overlap(
@@ -259,10 +280,12 @@ class PixelTally:
         )
 
     def _settle(self) -> None:
+        if not self._waiting:
+            return
         counts = np.array(self._waiting, np.float64).reshape(len(self._waiting), -1)
         self._total[0] += counts.sum(0).reshape(2, -1)
         repeats = len(self._resampled)
-        if repeats and self._waiting:
+        if repeats:
             times = self._generator.poisson(1.0, (len(self._waiting), repeats)).astype(np.float64)
             self._resampled += (times.T @ counts).reshape(self._resampled.shape)
         self._waiting.clear()
@@ -335,7 +358,7 @@ def _pairs(
 
 def _thresholds(thresholds: ArrayLike) -> NDArray[np.float64]:
     values = np.asarray(thresholds, np.float64)
-    if values.ndim != 1 or not ((values >= 0) & (values <= 1)).all():
+    if values.ndim != 1 or not len(values) or not ((values >= 0) & (values <= 1)).all():
         raise UsageError("thresholds", got=f"{values}", allowed="a list of numbers from 0 to 1")
     return values
 

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 from camlucida.errors import UsageError, nearest
 from camlucida.images import layouts, manifests, shards
@@ -18,6 +18,7 @@ from camlucida.images.sources import Source
 from camlucida.images.tree import Tree
 from camlucida.values import Box, Label
 
+T = TypeVar("T")
 SPLITS = ("all", "train", "tuning")
 
 
@@ -135,6 +136,12 @@ class DataSet:
             labels=tuple(vocabulary),
             notes=notes,
         )
+
+
+def evenly(examples: Sequence[T], count: int) -> tuple[T, ...]:
+    """At most `count` of some pictures, spread evenly over all of them."""
+    count = min(count, len(examples))
+    return tuple(examples[i * len(examples) // count] for i in range(count))
 
 
 def _moved(example: Example, index: Sequence[int | None]) -> Example:

@@ -29,6 +29,10 @@ def randomised_head(net: Network, seed: int = 0) -> Network:
             f"a random head on {net.card.name}", got=f"no linear layer of {classes} outputs"
         )
     tensors = chain(net.module.parameters(), net.module.buffers())
+    if "weight" not in dict(net.module.get_submodule(heads[-1]).named_parameters(recurse=False)):
+        raise UnsupportedError(
+            f"a random head on {net.card.name}", got=f"{heads[-1]}, whose weight is computed"
+        )
     module = copy.deepcopy(net.module, {id(t): t for t in tensors})
     head = module.get_submodule(heads[-1])
     draw = torch.Generator().manual_seed(seed)

@@ -24,7 +24,7 @@ ABOUT = {
     "top1": "the class of the highest probability is the true one",
     "top5": "the true class is among the five of the highest probability",
     "mean_per_class": "share right in each class, averaged over classes",
-    "calibration_error": f"distance between confidence and share right over {BINS} bins of equal width; resampling adds a little to it",
+    "calibration_error": f"distance between confidence and share right over {BINS} bins of equal width; resampling adds to it, the more the fewer the pictures",
     "mean_average_precision": "area under precision over recall, mean over classes (VOC 2010 and later)",
     "mean_average_precision_11": "the same at recalls 0, 0.1 … 1 (VOC 2007)",
 }
@@ -55,7 +55,7 @@ def write(report: Mapping[str, Any], rejected: Sequence[tuple[str, str]] = ()) -
     heat = render.palette("heat", 15)
     context = {
         "report": report, "figures": figures, "bins": report.get("calibration", ()), "rejected": rejected[:REJECTED_SHOWN],
-        "rejected_total": len(rejected), "command": " ".join(report.get("command", ())), "matrix": _matrix(report),
+        "rejected_total": len(rejected), "command": page.command_line(report.get("command", ())), "matrix": _matrix(report),
         "classes": sorted(report["classes"], key=lambda one: (one["percent"], one["index"])),
         "most": max((one["pictures"] for one in report.get("calibration", ())), default=0),
         "bar": ", ".join("#{:02x}{:02x}{:02x}".format(*c) for c in heat),

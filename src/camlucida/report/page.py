@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,11 @@ def write(entries: Iterable[Mapping[str, Any]], summary: Mapping[str, Any]) -> s
         },
     }
     return environment().get_template("page.html.j2").render(context)
+
+
+def command_line(words: Sequence[str]) -> str:
+    """A command as it can be typed again; its first word may be the program and its verb."""
+    return shlex.join([*words[0].split(), *words[1:]]) if words else ""
 
 
 def environment() -> Environment:
