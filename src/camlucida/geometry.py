@@ -235,9 +235,7 @@ def source_samples(
     return y, x
 
 
-def between_cells(
-    at: NDArray[np.float64], cells: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+def between_cells(at: NDArray[Any], cells: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[Any]]:
     """The two cells between which coordinates `at` lie (0 = centre of the first cell; edges repeated), and the
     share of the second."""
     at = np.clip(at, 0, cells - 1)

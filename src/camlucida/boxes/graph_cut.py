@@ -134,9 +134,9 @@ def minimum_cut(
         starts.append(a.ravel())
         ends.append(b.ravel())
         weights.append((np.square(one - other).sum(-1).ravel(), np.full(a.size, near)))
-    squares, near = (np.concatenate(part) for part in zip(*weights, strict=True))
+    squares, nearness = (np.concatenate(part) for part in zip(*weights, strict=True))
     mean = squares.mean() if squares.size else 0.0
-    between = smoothness * near * np.exp(-squares / (2 * mean) if mean > 0 else np.zeros_like(squares))
+    between = smoothness * nearness * np.exp(-squares / (2 * mean) if mean > 0 else np.zeros_like(squares))
     # Only the difference of a pixel's two costs matters; a side that is forbidden costs more than all else.
     finite = np.isfinite(background) & np.isfinite(foreground)
     difference = np.where(

@@ -152,6 +152,7 @@ def run(options: Options, command: Sequence[str]) -> int:
 def _check(options: Options) -> frozenset[int]:
     """The epochs to keep. Raises UsageError."""
     from camlucida.errors import UsageError
+    from camlucida.train import recipe as recipes
 
     if options.resume and options.overwrite:
         raise UsageError("--resume and --overwrite together", do="give one of them")
@@ -159,6 +160,7 @@ def _check(options: Options) -> frozenset[int]:
         value = getattr(options, name)
         if value is not None and not value >= low:
             raise UsageError(f"--{name.replace('_', '-')}", got=value, allowed=f"≥ {low}")
+    recipes.load(options.recipe)  # a wrong name is said before the pictures are listed
     try:
         return frozenset(int(epoch) for epoch in options.keep_epochs.split(",") if epoch.strip())
     except ValueError:

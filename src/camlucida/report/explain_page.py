@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -117,7 +116,7 @@ def page(
         pages.environment()
         .get_template("explain.html.j2")
         .render(
-            pictures=entries, facts=list(facts), command=shlex.join(command), rejected=list(rejected), signed=signed,
+            pictures=entries, facts=list(facts), command=pages.command_line(list(command)), rejected=list(rejected), signed=signed,
         )
     )  # fmt: skip
 

@@ -9,7 +9,6 @@ import json
 import math
 import os
 import re
-import shlex
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -158,8 +157,10 @@ class ResultFolder:
         complete. `names`: from `source.name` to the name that its overlays get. Raises CamlucidaError when
         the disk refuses."""
         with self.part(index, names) as add:
-            for one in (*seen, *rejected):
+            for one in seen:
                 add(one)
+            for bad in rejected:
+                add(bad)
 
     @contextmanager
     def part(self, index: int, names: Mapping[str, str]) -> Iterator[Callable[[Seen | Rejected], None]]:
@@ -310,7 +311,9 @@ class ResultFolder:
             "total": pictures,
             "rejected": list(itertools.islice(self._rejected(), pages.REJECTED_SHOWN)),
             "rejected_total": rejected,
-            "command": command if isinstance(command, str) else shlex.join(str(word) for word in command),
+            "command": command
+            if isinstance(command, str)
+            else pages.command_line([str(word) for word in command]),
         }
 
 

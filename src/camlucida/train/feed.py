@@ -237,6 +237,7 @@ def _ready_worker(_: int) -> None:
     """Ctrl-C is the main process's to answer, which still wants the batches of the step it is in. A worker does not
     outlive a run that was killed: it shares the lock on the run's folder, and --resume would find it held."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # So is the first SIGTERM, which `timeout` and schedulers send to every process of a command; a second one ends it.
+    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
