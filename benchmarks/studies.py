@@ -67,7 +67,7 @@ def prepare(data: Path, work: Path) -> None:
         print(f"{work / name}: {count} pictures of {len(chosen)} classes")
 
 
-def train(work: Path, wanted: list[str], options: list[str]) -> None:
+def train(work: Path, wanted: list[str], workers: str) -> None:
     known = {f"{name}@{seed}": (name, seed) for name, seed in RUNS}
     chosen = [known[w if "@" in w else f"{w}@0"] for w in wanted] or list(RUNS)
     for name, seed in chosen:
@@ -77,7 +77,7 @@ def train(work: Path, wanted: list[str], options: list[str]) -> None:
             continue
         place.mkdir(parents=True, exist_ok=True)
         words = ["train", str((work / "train.zip").resolve()), "--recipe", name, "--seed", str(seed), "--split", "train"]  # fmt: skip
-        words += ["--out", f"runs/{name}", *(["--resume"] if out.exists() else []), *options]
+        words += ["--out", f"runs/{name}", *(["--resume"] if out.exists() else []), "--workers", workers]
         words += ["--epochs", "64", "--keep-epochs", KEPT] if name in FOR_PROBES else []
         print(" ".join(["camlucida", *words]), f"   (in {place})", flush=True)
         subprocess.run([sys.executable, "-m", "camlucida", *words], cwd=place, check=True, env=os.environ)
@@ -178,13 +178,12 @@ def main() -> None:
         one.add_argument("work", type=Path)
         if step == "train":
             one.add_argument("runs", nargs="*")
-    given, rest = parser.parse_known_args()
-    if rest and given.step != "train":
-        parser.error(f"unknown: {' '.join(rest)}")
+            one.add_argument("--workers", default="2")
+    given = parser.parse_args()
     if given.step == "prepare":
         prepare(given.data, given.work)
     elif given.step == "train":
-        train(given.work, given.runs, rest)
+        train(given.work, given.runs, given.workers)
     elif given.step == "measure":
         measure(given.work)
     else:
