@@ -316,15 +316,15 @@ def _map(
     """Maps of one batch in each view; the views agree on the classes by their mean probability."""
     net, count = chosen.network, chosen.views.count
     shared = _sharing(pictures[0])
-    batches = [
-        Batch(
-            net.card.preprocessing.normalise(torch.stack([p.pixels[v] for v in views for p in pictures])).to(
-                net.device
-            ),
-            tuple(p.views[v] for v in views for p in pictures),
-        )
-        for views in shared
-    ]
+
+    def batch(views: Sequence[int]) -> Batch:
+        pixels = torch.stack([p.pixels[v] for v in views for p in pictures])
+        shown = net.card.preprocessing.normalise(pixels).to(net.device)
+        # Convolutions run faster so, whatever the layout of their weights.
+        shown = shown.contiguous(memory_format=torch.channels_last)
+        return Batch(shown, tuple(p.views[v] for v in views for p in pictures))
+
+    batches = [batch(views) for views in shared]
     method = chosen.method or for_network(net, batches[0])
     probabilities = logits = None
 

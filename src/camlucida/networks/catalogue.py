@@ -200,9 +200,7 @@ def assemble(
         _fill(module, state, file)
     if state is not None:
         card = replace(card, sha256=cards.digest(module.state_dict()))
-    # Convolutions run faster on channels-last weights; values and names stay as they are.
-    module = module.to(_device(device), WHOLE.get(precision, torch.float32))
-    module = module.to(memory_format=torch.channels_last).eval()
+    module = module.to(device=_device(device), dtype=WHOLE.get(precision, torch.float32)).eval()
     return Network(module, card, precision=precision if precision in AUTOCAST else "32-true")
 
 
