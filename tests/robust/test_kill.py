@@ -306,6 +306,13 @@ def parts(out):
     return len(list(out.glob("localizations/part-*.parquet")))
 
 
+def ready():
+    """The watcher comes first where processors are few; Ctrl-C is heard also where a shell in the background, which ignores
+    it, started the tests."""
+    os.nice(10)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.mark.parametrize(
     "signals", [[signal.SIGINT], [signal.SIGINT] * 2, [signal.SIGKILL]], ids=["ctrl-c", "twice", "kill"]
 )
@@ -317,7 +324,7 @@ def test_signals_while_it_works(small, photos, tmp_path, signals):
     rng = np.random.default_rng(0)
 
     def work():
-        os.nice(10)  # the watcher comes first where processors are few
+        ready()
         os.dup2(os.open(said, os.O_CREAT | os.O_WRONLY | os.O_TRUNC), 2)
         sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
         return main(words(small, photos, out, "--resume"))
@@ -352,7 +359,7 @@ def test_a_process_of_its_own_is_stopped_and_killed(small, photos, tmp_path, cap
     for goal, one in ((2, signal.SIGINT), (8, signal.SIGKILL)):
         process = subprocess.Popen(
             [sys.executable, "-m", "camlucida", *words(small, photos, out, "--resume")],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=lambda: os.nice(10),
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=ready,
         )  # fmt: skip
         while process.poll() is None and parts(out) < goal:
             time.sleep(0.002)
