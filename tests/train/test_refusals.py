@@ -9,26 +9,11 @@ import pytest
 from made_up import SMALL
 
 import camlucida as cl
-from camlucida.images import datasets
 from camlucida.train import recipe
 from camlucida.train.loop import train
 from camlucida.values import Label
 
 pytest.importorskip("lightning_fabric")
-
-
-@pytest.fixture
-def data(tmp_path):
-    return datasets.load([made_up.pictures(tmp_path / "data")])
-
-
-@pytest.fixture
-def words(data, tmp_path):
-    file = made_up.write_recipe(tmp_path / "small.toml", SMALL)
-    return [
-        "train", str(tmp_path / "data"), "--recipe", str(file), "--out", str(tmp_path / "run"), "--accelerator", "cpu",
-        "--workers", "0", "--epochs", "1",
-    ]  # fmt: skip
 
 
 def test_a_refused_command_leaves_the_folder_free(words, capsys):

@@ -20,11 +20,6 @@ from camlucida.train.recipe import Recipe
 pytest.importorskip("lightning_fabric")
 
 
-@pytest.fixture
-def data(tmp_path):
-    return datasets.load([made_up.pictures(tmp_path / "data")])
-
-
 def finished(events):
     return [e for e in events if e.kind == "epoch"]
 
@@ -286,15 +281,6 @@ def test_recipe_errors_name_the_nearest():
         recipe.load("embedded", {"epoch": 3})
     with pytest.raises(cl.UsageError, match="did you mean 'jitter'"):
         recipe.load("embedded", {"augmentation": {"jiter": 3}})
-
-
-@pytest.fixture
-def words(data, tmp_path):
-    file = made_up.write_recipe(tmp_path / "small.toml", SMALL)
-    return [
-        "train", str(tmp_path / "data"), "--recipe", str(file), "--out", str(tmp_path / "run"), "--accelerator", "cpu",
-        "--workers", "0", "--epochs", "1",
-    ]  # fmt: skip
 
 
 def test_command_line_trains_and_resumes(words, tmp_path, capsys):

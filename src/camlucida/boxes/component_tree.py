@@ -36,10 +36,7 @@ def at_thresholds(
 ) -> tuple[NDArray[np.float64], ...]:
     """For each picture the boxes `(K, T, 4)` of its K maps at T thresholds, in source pixels: see `sweep`."""
     levels = _checked(thresholds)
-    return tuple(
-        np.array([sweep(heat, size, levels, connectivity, normalise) for heat in heats])
-        for heats, size in in_pictures(maps)
-    )
+    return tuple(sweeps(heats, size, levels, connectivity, normalise) for heats, size in in_pictures(maps))
 
 
 def sweep(

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from camlucida import taps
-from camlucida.errors import LayerError, UsageError
-from camlucida.maps.grad_cam import gradient_of, is_half
+from camlucida.errors import UsageError
+from camlucida.maps.gradients import scored
 from camlucida.networks.network import Network
-from camlucida.targets import ClassTarget, Output, Target
+from camlucida.targets import ClassTarget, Target
 from camlucida.values import Batch, Grid, HeatMaps
 
 SIDE = 224
@@ -39,30 +39,18 @@ class Saliency:
         batch = Batch.of(batch)
         target = target or ClassTarget.predicted()
         view = tuple(batch.pixels.shape[2:])
-        layers = {name: network.find_layer(name, batch.pixels) for name in target.layers}
-        points = list(dict.fromkeys(one.point for one in layers.values()))
         with taps.borrowed(network.module):
-            run = network.run(batch.pixels, points, gradient_at=taps.PIXELS)
-            output = Output(run.output, {n: one.cells(run.tapped[one.point]) for n, one in layers.items()})
-            pixels = run.tapped[taps.PIXELS]
-            bound = target.bind(output)
-            scores = bound.scores(output, None).float()
-            if not scores.requires_grad:
-                raise LayerError(
-                    "no gradient reaches the pixels",
-                    do="the network cuts it off (no_grad, detach, rounding): use cl.Occlusion()",
-                )
-            maps = [
-                gradient_of(scores[:, k].sum(), pixels, is_half(network)).abs().amax(1)
-                for k in range(scores.shape[1])
-            ]
-            values = torch.stack(maps, 1)
+            run = scored(
+                network, batch, target, taps.PIXELS, "the pixels",
+                "the network cuts it off (no_grad, detach, rounding): use cl.Occlusion()",
+            )  # fmt: skip
+            values = torch.stack([gradient.abs().amax(1) for gradient in run.gradients()], 1)
             dead = (values == 0).flatten(2).all(2)
             ones = (1.0,) * len(view)
         return HeatMaps(
-            blurred(values, self.blur * min(view) / SIDE), bound.classes, scores.detach(),
-            Grid(view, tuple(o / 2 for o in ones), ones, ones), batch.views, "saliency", bound.words,
-            logits=output.any_logits(), no_gradient=dead,
+            blurred(values, self.blur * min(view) / SIDE), run.bound.classes, run.scores.detach(),
+            Grid(view, tuple(o / 2 for o in ones), ones, ones), batch.views, "saliency", run.bound.words,
+            logits=run.logits, no_gradient=dead,
         )  # fmt: skip
 
 
