@@ -5,6 +5,8 @@
     python benchmarks/studies.py measure WORK           what is trained and not measured yet → WORK/measured.jsonl
     python benchmarks/studies.py table FILE.jsonl       the measured figures as a table
 
+Recipes are the package's twins and those of benchmarks/studies/, which shorten them to what two cores can carry.
+
 DATA: the folder with tiny-imagenet-train-1.zip, -2.zip and tiny-imagenet-val.zip. A RUN is RECIPE or RECIPE@SEED; a run trains without the
 tuning split (`--split train`) in WORK/seed-N/runs/RECIPE, where the recipes that start from another twin look for it. Thresholds of
 boxes are chosen on the tuning split, everything else is read once on the validation pictures.
@@ -25,18 +27,22 @@ from typing import Any
 
 CLASSES = 50  # every fourth of the 200 ids in order
 
-FIRST = ("googlenet-twin", "googlenet-gap-twin", "googlenet-gmp-twin")
+HERE = Path(__file__).parent / "studies"  # recipes of these studies, beside those of the package
+
+THRICE = (
+    "googlenet-gap-short",
+    "googlenet-gmp-short",
+)  # from one trunk: seeds differ in the new layers and the order of pictures
 ONCE = (
     "alexnet-twin", "alexnet-gap-twin", "alexnet-star-gap-twin", "nin-twin", "zfnet-twin",
-    "vgg-a-twin", "vgg-a-lrn-twin", "vgg-b-twin", "vgg-shallow-b-twin", "vgg-c-256-twin", "vgg-d-256-twin", "vgg-d-gap-twin",
-    "vgg-d-384-twin", "vgg-d-jitter-twin",
+    "vgg-a-64", "vgg-d-256-64", "vgg-d-384-64", "vgg-d-jitter-64",
+    "vgg-shallow-b-64", "vgg-b-64", "vgg-c-256-64", "vgg-a-lrn-64",
 )  # fmt: skip
-THRICE = ("vgg-a-twin", "vgg-d-256-twin", "vgg-d-384-twin", "vgg-d-jitter-twin")
 FOR_PROBES, KEPT = ("alexnet-twin", "zfnet-twin"), "1,2,5,10,20,30,40,64"
 RUNS = (
-    *((name, seed) for seed in range(3) for name in FIRST),
+    ("googlenet-twin", 0),
+    *((name, seed) for seed in range(3) for name in THRICE),
     *((name, 0) for name in ONCE),
-    *((name, seed) for seed in (1, 2) for name in THRICE),
 )
 
 
@@ -76,7 +82,15 @@ def train(work: Path, wanted: list[str], workers: str) -> None:
         if (out / "network.safetensors").exists():
             continue
         place.mkdir(parents=True, exist_ok=True)
-        words = ["train", str((work / "train.zip").resolve()), "--recipe", name, "--seed", str(seed), "--split", "train"]  # fmt: skip
+        own = HERE / f"{name}.toml"
+        words = [
+            "train",
+            str((work / "train.zip").resolve()),
+            "--recipe",
+            str(own.resolve()) if own.exists() else name,
+        ]
+        words += ["--seed", str(seed), "--split", "train"]
+        words += ["--start", "../seed-0/runs/googlenet-twin/network.safetensors"] if name in THRICE else []
         words += ["--out", f"runs/{name}", *(["--resume"] if out.exists() else []), "--workers", workers]
         words += ["--epochs", "64", "--keep-epochs", KEPT] if name in FOR_PROBES else []
         print(" ".join(["camlucida", *words]), f"   (in {place})", flush=True)
@@ -88,13 +102,16 @@ def ways(name: str) -> dict[str, list[str]]:
     found = {"centre crop": ["--protocol", "centre-crop"]}
     has_maps = "gap" in name or "gmp" in name or name.startswith(("googlenet", "nin"))
     if name.startswith("vgg") and not has_maps:
-        wide = "146/219/292" if "jitter" in name else "multiple"
+        wide = {"vgg-d-384-64": "101/110/119", "vgg-d-jitter-64": "73/110/146"}.get(name, "64/73/82")
         found |= {
             "dense": ["--protocol", "dense"],
             "dense, three scales": ["--protocol", f"dense:scales={wide}"],
             "multi-crop, three scales": ["--protocol", f"multi-crop:scales={wide}"],
             "both": ["--protocol", f"together:scales={wide}"],
         }
+    if name == "vgg-d-jitter-64":
+        other = "runs/vgg-d-256-64/network.safetensors"
+        found["dense, two nets"] = ["--protocol", f"dense:scales={wide}", "--fuse", other]
     for method in ("cam" if has_maps else "grad-cam", "saliency:blur=4"):
         found[method] = ["--task", "localization", "--method", method, "--views", "1", "--figures", "0"]
     return found
