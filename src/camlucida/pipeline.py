@@ -437,7 +437,7 @@ def _boxed(
                 index,
                 label.id,
                 label.name,
-                float(mapped.probabilities[index]),
+                None if chosen.network.card.activation == "none" else float(mapped.probabilities[index]),
                 float(mapped.logits[index]),
                 boxes,
                 word,

@@ -53,7 +53,7 @@ def judge(
         if (objects.boxes or objects.mask is not None) and not example.blacklisted:
             box = guessed(of.rule, own.boxes)
             scored = score_map(protocol, looked.merged[0], looked.raw[0], objects, looked.picture, box)
-        return objects, scored, Guesses(rank, own.probability, made)
+        return objects, scored, Guesses(rank, float(looked.probabilities[example.label]), made)
 
     for start in range(0, len(cases), part):
         some = cases[start : start + part]

@@ -117,14 +117,15 @@ class Label(Shown):
 
 @dataclass(frozen=True, repr=False)
 class Prediction(Shown):
-    """`logits`, `probabilities (N, C)` float32; `classes (N, k)` best first; `labels`: for each picture k
-    labels."""
+    """`logits (N, C)` float32, and `probabilities (N, C)` through the card's `activation`: the logits once more where
+    it is `none`; `classes (N, k)` best first; `labels`: for each picture k labels."""
 
     logits: Tensor
     probabilities: Tensor
     classes: Tensor
     labels: tuple[tuple[Label, ...], ...]
     views: tuple[View | None, ...]
+    activation: str = "softmax"
 
     def _facts(self) -> Iterable[tuple[str, object]]:
         yield "pictures", len(self.logits)
@@ -134,9 +135,10 @@ class Prediction(Shown):
 
     def _rows(self, pictures: int, most: int) -> list[list[tuple[str, str, str, str, int]]]:
         """For each picture its best classes as words: name, id, probability, logit; and the index."""
+        spoken = "{:.3g}" if self.activation == "none" else "{:.1%}"
         return [
             [
-                (one.name, one.id, f"{self.probabilities[i, c]:.1%}", f"{self.logits[i, c]:.3g}", c)
+                (one.name, one.id, spoken.format(self.probabilities[i, c]), f"{self.logits[i, c]:.3g}", c)
                 for one, c in zip(self.labels[i][:most], self.classes[i, :most].tolist(), strict=True)
             ]
             for i in range(min(pictures, len(self.classes)))
@@ -366,15 +368,15 @@ class Reconstruction(Shown):
 
 @dataclass(frozen=True, repr=False)
 class Localization(Shown):
-    """One class of one picture: where it is and how sure. `rank` counts from 1; `layer` is where the map was
-    taken."""
+    """One class of one picture: where it is and how sure. `rank` counts from 1; `probability` is None where the
+    network gives none (activation `none`: regression, SVM); `layer` is where the map was taken."""
 
     path: str
     rank: int
     class_index: int
     class_id: str
     class_name: str
-    probability: float
+    probability: float | None
     logit: float
     boxes: tuple[ScoredBox, ...]
     status: Status
@@ -387,7 +389,8 @@ class Localization(Shown):
         yield "path", self.path
         yield "rank", self.rank
         yield "class", f"{self.class_name} ({self.class_id}, {self.class_index})"
-        yield "probability", f"{self.probability:.1%}"
+        if self.probability is not None:
+            yield "probability", f"{self.probability:.1%}"
         yield "logit", f"{self.logit:.4g}"
         yield "boxes", few([str(box) for box in self.boxes]) or "none"
         yield "status", self.status

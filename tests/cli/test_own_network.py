@@ -119,6 +119,46 @@ def test_labels_activation_and_one_channel(desk, capsys):
     np.testing.assert_allclose(logits, expected, rtol=1e-4)
 
 
+def test_a_number_that_is_no_probability_is_never_shown_as_one(desk, capsys):
+    """Outputs of a regression or an SVM: shown as they are, no probability in any table, COCO scored by the number."""
+    words = [
+        "localize",
+        "plain.png",
+        "photos",
+        *OWN,
+        "--activation",
+        "none",
+        "--top",
+        "4",
+        "--out",
+        "numbers",
+    ]
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    table = parquet.read_table("numbers/localizations").to_pylist()
+    first = [row for row in table if row["rank"] == 1 and row["box_index"] == 0]
+    assert {row["probability"] for row in table} == {None}
+    assert all(f"{row['logit']:.3g}" in said for row in first)
+    assert "%" not in said
+    page = Path("numbers/report.html").read_text()
+    assert all(f'<span class="share">{row["logit"]:.3g}</span>' in page for row in first)
+    assert '<span class="sure"' not in page
+    ids = {
+        image["file_name"]: image["id"]
+        for image in json.loads(Path("numbers/coco.json").read_text())["images"]
+    }
+    scores = {
+        (r["image_id"], r["category_id"]): r["score"]
+        for r in json.loads(Path("numbers/coco_results.json").read_text())
+    }
+    boxed = [row for row in table if row["x0"] is not None]
+    assert scores == {(ids[r["path"]], r["class_index"] + 1): r["logit"] for r in boxed}
+    net = cl.wrap(
+        seeded(own_networks.gap), card=cl.Card(preprocessing=Preprocessing(size=32), activation="none")
+    )
+    assert "%" not in repr(net.predict(net.preprocess("plain.png")))
+
+
 def test_a_network_that_takes_one_square_is_found_out(desk, capsys):
     torch.save(seeded(own_networks.square).state_dict(), "square.pth")
     logits, _, _ = localized(

@@ -203,6 +203,8 @@ def _show(out: Any, as_json: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from camlucida.report.figures import sure
+
     table = Table(box=None, pad_edge=False)
     for column in ("picture", "top class", "probability", "box (x0, y0, x1, y1)"):
         table.add_column(column, justify="right" if column == "probability" else "left")
@@ -216,7 +218,7 @@ def _show(out: Any, as_json: bool) -> None:
             table.add_row(
                 PurePath(row["path"]).name,
                 row["class_name"].split(",")[0],
-                f"{100 * row['probability']:.1f} %",
+                sure(row["probability"], row["logit"]),
                 box + ("" if row["status"] == "ok" else f"  ({row['status']})"),
             )
             shown += 1

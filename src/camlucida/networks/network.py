@@ -91,7 +91,7 @@ class Network(Shown):
         probabilities = self.probabilities(logits)
         classes = logits.argsort(dim=1, descending=True, stable=True)[:, : min(top, logits.shape[1])]
         labels = tuple(tuple(self.card.label(c) for c in row) for row in classes.tolist())
-        return Prediction(logits, probabilities, classes, labels, batch.views)
+        return Prediction(logits, probabilities, classes, labels, batch.views, self.card.activation)
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Logits through the card's activation."""

@@ -56,7 +56,7 @@ def _sheet(
 ) -> Image.Image:  # fmt: skip
     boxes = [[c * factor for c in scored.box.corners] for scored in found.boxes]
     truth = [[c * factor for c in box.corners] for box in seen.truth]
-    caption = latin(f"{found.class_name} {percent(found.probability)} · {found.status}")
+    caption = latin(f"{found.class_name} {sure(found.probability, found.logit)} · {found.status}")
     if not paintable(found, heat):
         words = latin(f"{found.status}: {MEANING.get(found.status, 'no map to show')}")
         grey = stamped(lay(np.zeros(picture.shape[:2], np.float32)), words)
@@ -105,6 +105,11 @@ def _weights(pixels: int, cells: int) -> NDArray[np.float32]:
     weights[every, low] = 1 - share
     weights[every, high] += share
     return weights
+
+
+def sure(probability: float | None, logit: float | None) -> str:
+    """How sure the network is: in percent, or its own number where it gives no probabilities."""
+    return percent(probability) if probability is not None or logit is None else f"{logit:.3g}"
 
 
 def percent(share: float | None) -> str:

@@ -142,7 +142,7 @@ def _one_class(plan: Plan, groups: Sequence[Sequence[Example]]) -> dict[str, Any
     for group in groups:
         name = plan.network.card.label(group[0].label).name.split(",")[0]
         panels = [
-            _panel(seen.picture, seen.maps[0], (), (), f"{name}, {figures.percent(seen.found[0].probability)}", seen.found[0].status)
+            _panel(seen.picture, seen.maps[0], (), (), f"{name}, {_sure(seen.found[0])}", seen.found[0].status)
             for _, seen in _looked(plan, group, known=True)
         ]  # fmt: skip
         rows.append({"title": name, "panels": panels})
@@ -187,7 +187,11 @@ def _looked(plan: Plan, chosen: Sequence[Example], known: bool = False) -> Itera
 
 
 def _class(found: Localization) -> str:
-    return f"{found.class_name.split(',')[0]} {figures.percent(found.probability)}"
+    return f"{found.class_name.split(',')[0]} {_sure(found)}"
+
+
+def _sure(found: Localization) -> str:
+    return figures.sure(found.probability, found.logit)
 
 
 def _boxes(found: Localization) -> list[Box]:

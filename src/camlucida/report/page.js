@@ -166,10 +166,10 @@
     control("least-words").textContent = `${control("least").value} %`;
   }
 
-  const first = (card) => card.querySelector(".tile")?.dataset ?? { probability: 0, class: "" };
+  const first = (card) => card.querySelector(".tile")?.dataset ?? { probability: 0, logit: 0, class: "" };
   const orders = {
     order: () => 0,
-    confidence: (a, b) => first(b).probability - first(a).probability,
+    confidence: (a, b) => first(b).probability - first(a).probability || first(b).logit - first(a).logit,
     class: (a, b) => first(a).class.localeCompare(first(b).class),
     file: (a, b) => a.dataset.name.localeCompare(b.dataset.name, undefined, { numeric: true }),
   };

@@ -60,7 +60,7 @@ def _class(
         "index": found.class_index,
         "id": found.class_id,
         "name": found.class_name,
-        "probability": _number(found.probability),
+        "probability": None if found.probability is None else _number(found.probability),
         "logit": _number(found.logit),
         "status": found.status,
         "rule": found.box_rule,
@@ -127,7 +127,14 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters.update(percent=figures.percent, short=_short, json=_json, drawn=_drawn, box_words=_box_words)
+    made.filters.update(
+        percent=figures.percent,
+        sure=lambda one: figures.sure(one["probability"], one["logit"]),
+        short=_short,
+        json=_json,
+        drawn=_drawn,
+        box_words=_box_words,
+    )
     made.filters["tail"] = lambda path: path.rsplit("/", 1)[-1]
     made.filters["head"] = lambda path: path.rpartition("/")[0]
     return made

@@ -397,7 +397,8 @@ def _write_rejected(file: Path, rejected: Iterable[Sequence[str]]) -> None:
 
 def _write_coco(folder: Path, files: Sequence[Path], labels: Sequence[Label]) -> None:
     """`coco.json` and `coco_results.json`. Ids count from 1 in the order of the rows; `category_id` is the
-    class index + 1; `score` is the class's probability × the box's score, 0 where either is not a number."""
+    class index + 1; `score` is the class's probability × the box's score, the class's logit where the network gives no
+    probabilities; 0 where it is not a number."""
     names = {index: (label.id, label.name) for index, label in enumerate(labels)}
     with ExitStack() as stack:
         targets = [
@@ -433,6 +434,7 @@ def _annotations(
         "class_id",
         "class_name",
         "probability",
+        "logit",
         "x0",
         "y0",
         "x1",
@@ -446,7 +448,8 @@ def _annotations(
         if row["x0"] is None:
             continue
         width, height = row["x1"] - row["x0"], row["y1"] - row["y0"]
-        score = (row["probability"] or 0.0) * (row["box_score"] or 0.0)
+        sure = row["probability"]
+        score = (row["logit"] if sure is None else sure * (row["box_score"] or 0.0)) or 0.0
         result = {
             "image_id": image,
             "category_id": row["class_index"] + 1,
