@@ -4,6 +4,8 @@ import json
 import subprocess
 import sys
 import zipfile
+import zlib
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as parquet
@@ -162,6 +164,30 @@ def test_json_labels_and_truth(packed, photos, tmp_path, capsys):
     assert settings["views"] == "flip+1+1.5"
 
 
+def test_tuning_writes_the_best_threshold_and_never_the_whole_picture(packed, photos, tmp_path, capsys):
+    own = tmp_path / "own.safetensors"
+    own.write_bytes(Path(packed).read_bytes())
+    net, name = cl.load(packed), "sub/c.webp"
+    assert zlib.crc32(b"c.webp") % 5 == 0  # it is in the tuning split
+    maps = cl.CAM()(net, net.preprocess(str(photos / name), view="whole"), cl.ClassTarget(0))
+    inside = cl.FractionOfMax(0.7)(maps)[0][0][0].box.corners
+    for corners, kept in (((0, 0, 64, 64), True), (inside, False)):
+        truth = tmp_path / "truth.csv"
+        truth.write_text(
+            "path,label,x0,y0,x1,y1\n" + ",".join(map(str, [f"photos/{name}", "one", *corners])) + "\n"
+        )
+        words = ["--network", str(own), "--views", "1", "--tune", str(own), "--split", "tuning"]
+        assert main(["evaluate", str(truth), *words]) == 0
+        said = capsys.readouterr()
+        rule = cards.read_card(own).localization.boxes
+        assert (
+            "stays as it is" in said.err
+        ) == kept  # no box of a map beats the whole picture where that is the object
+        assert ("written on the card" in said.out) == (not kept)
+        assert (rule == "fraction-of-max:threshold=0.4") == kept
+    assert 0.4 < float(rule.partition("threshold=")[2]) <= 0.7
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -195,6 +221,7 @@ def test_json_labels_and_truth(packed, photos, tmp_path, capsys):
         ),
         (["localize", "{photos}", "--network", "{net}", "--device", "tpu9", "--out", "{out}"], "device"),
         (["evaluate", "{photos}", "--network", "{net}", "--tune", "{net}"], "--split tuning"),
+        (["evaluate", "--network", "{net}"], "DATA; got nothing; allowed: class folders"),
         (["train", "{photos}", "--recipe", "embeded", "--out", "{out}"], "did you mean 'embedded'"),
     ],
 )

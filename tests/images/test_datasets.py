@@ -276,12 +276,17 @@ class TestRelabelled:
             Label("0", "crane"),
             Label("n09", "another"),
             Label("n01", "manatee"),
-            Label("n08", "crane"),
         ]
         moved = self.DATA.relabelled(vocabulary)
         assert moved.labels == tuple(vocabulary)
         assert moved.examples[0].label == moved.examples[2].label == 2
         assert vocabulary[moved.examples[1].label].name == "crane"
+
+    def test_a_name_that_two_classes_share_names_neither(self):
+        birds = [Label("n01", "sea cow"), Label("n08", "crane"), Label("n09", "crane")]
+        with pytest.raises(UsageError, match="does not know 1 of the data's classes; got n02;"):
+            self.DATA.relabelled(birds)
+        assert self.DATA.relabelled([*birds, Label("n02", "crane")]).examples[1].label == 3
 
     def test_an_id_wins_over_a_name(self):
         moved = self.DATA.relabelled([Label("x", "n01"), Label("n01", "y"), Label("n02", "z")])

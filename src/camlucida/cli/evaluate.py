@@ -204,6 +204,7 @@ def limited(options: Options, pictures: Sequence[Any]) -> tuple[Any, ...]:
 
 def _summary(options: Options, command: Sequence[str]) -> int:
     import json
+    import sys
     from pathlib import Path
 
     from camlucida import pipeline
@@ -244,8 +245,10 @@ def _summary(options: Options, command: Sequence[str]) -> int:
         "command": list(command), "network": net.card.name, "sha256": net.card.sha256, "split": options.split, "size": net.card.preprocessing.size,
         "method": plan.method_name, "rule": plan.rule_name, "views": str(plan.views), **measured.report(),
     }  # fmt: skip
-    if options.tune and fraction is not None:
-        best = report["best_on_this_set"]
+    best = report.get("best_on_this_set", {"threshold": 0})
+    if options.tune and best["threshold"] == 0:
+        print(f"{options.tune} stays as it is: no box of a map beats the whole picture", file=sys.stderr)
+    elif options.tune and fraction is not None:
         rule = replace(fraction, threshold=best["threshold"])
         card = cards.read_card(options.tune)
         chosen = f"tuning split, {report['with_boxes']} pictures: ground-truth-known {best['gt_known']} %"

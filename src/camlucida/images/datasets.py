@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -19,6 +19,7 @@ from camlucida.images.tree import Tree
 from camlucida.values import Box, Label
 
 T = TypeVar("T")
+LAYOUTS = "class folders, a zip of them, a manifest with labels, a published layout of docs/data.md"
 SPLITS = ("all", "train", "tuning")
 
 
@@ -104,11 +105,11 @@ class DataSet:
         return replace(self, examples=kept)
 
     def relabelled(self, vocabulary: Sequence[Label]) -> DataSet:
-        """The same pictures under another vocabulary's indices, matched by id, else by name. Raises if one is
-        missing."""
-        index = {label.name: i for i, label in enumerate(vocabulary)} | {
-            label.id: i for i, label in enumerate(vocabulary)
-        }
+        """The same pictures under another vocabulary's indices, matched by id, else by a name that only one class
+        has. Raises if one is missing."""
+        names = Counter(label.name for label in vocabulary)
+        index = {label.name: i for i, label in enumerate(vocabulary) if names[label.name] == 1}
+        index |= {label.id: i for i, label in enumerate(vocabulary)}
         moved = [index.get(label.id, index.get(label.name)) for label in self.labels]
         used = sorted({i for e in self.examples for i in e.labels})
         missing = [self.labels[i].id for i in used if moved[i] is None]
@@ -159,6 +160,8 @@ def load(data: Sequence[str | Path], corners: str | None = None, subset: str | N
     `corners` says how boxes are written, `half-open` or `inclusive`; by default inclusive in `boxes.csv`, half-open in
     manifests. Published layouts have corners of their own. Raises UsageError with file and line.
     """
+    if not data or not all(map(str, data)):
+        raise UsageError("DATA", got="nothing", allowed=LAYOUTS, do="name what is to be read")
     return joined([_found(str(given), corners, subset) for given in data], ", ".join(map(str, data)))
 
 
@@ -249,7 +252,7 @@ def joined(parts: Sequence[Found], where: str) -> DataSet:
         raise UsageError(
             f"no labelled pictures in {where}",
             got=notes or None,
-            allowed="class folders, a zip of them, a manifest with labels, a published layout of docs/data.md",
+            allowed=LAYOUTS,
         )
     names = {label: name for part in parts for label, name in part.names.items()}
     ids = {label for part in parts for label in part.classes}
