@@ -75,13 +75,14 @@ def borrowed(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def watched(
-    module: nn.Module, points: Sequence[Point], gradient_at: Point | None = None
+    module: nn.Module, points: Sequence[Point], gradient_at: Point | None = None, keep_graph: bool = False
 ) -> Iterator[dict[Point, Tensor]]:
     """Inside, a forward pass fills the yielded dict with the tensor at each point.
 
     The captured tensor is a snapshot: downstream gets a clone, so that an in-place operation cannot rewrite
     it. At `gradient_at` the trunk ends: the tensor is cut off, made a leaf that needs gradient, and gradients
-    are switched on for what follows; the trunk itself runs without a graph.
+    are switched on for what follows; the trunk itself runs without a graph. `keep_graph`: nothing is cut off, the
+    graph reaches from the output to pixels and parameters that need gradient.
     """
     tapped: dict[Point, Tensor] = {}
     if gradient_at is not None and any(t.is_inference() for t in [*module.parameters(), *module.buffers()]):
@@ -99,9 +100,9 @@ def watched(
                 allowed="layers whose output is one tensor",
             )
         if point == gradient_at:
-            value = value.detach()
             torch.set_grad_enabled(True)
-            value.requires_grad_()
+            if not (keep_graph and value.requires_grad):
+                value = value.detach().requires_grad_()
         tapped[point] = value
         return value.clone()
 
@@ -112,7 +113,7 @@ def watched(
             for (
                 p
             ) in module.parameters():  # on all the way, and frozen parameters keep the trunk without a graph
-                if p.requires_grad and p.is_leaf:
+                if p.requires_grad and p.is_leaf and not keep_graph:
                     stack.callback(p.requires_grad_(False).requires_grad_, True)
             torch.set_grad_enabled(True)
         if gradient_at == PIXELS:
@@ -191,14 +192,15 @@ def run(
     pixels: Tensor,
     points: Sequence[Point],
     gradient_at: Point | None = None,
+    keep_graph: bool = False,
 ) -> Run:
     """One forward pass with the tensors at `points`. Call it inside `borrowed`; raises LayerError if a point
     is not reached."""
     if pixels.is_inference():
         pixels = pixels.clone()
-    if gradient_at == PIXELS:
+    if gradient_at == PIXELS and not (keep_graph and pixels.requires_grad):
         pixels = pixels.detach().requires_grad_()
-    with watched(module, points, gradient_at) as tapped:
+    with watched(module, points, gradient_at, keep_graph) as tapped:
         output = forward(pixels)
     if gradient_at == PIXELS:
         tapped[PIXELS] = pixels
