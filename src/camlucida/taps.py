@@ -263,7 +263,7 @@ class _ConstantsMode(TorchFunctionMode):
     def __init__(self, pixels: Tensor) -> None:
         super().__init__()
         self.record = Constants()
-        self.derived = WeakValueDictionary[int, Tensor]({id(pixels): pixels})  # tensors made from the pixels
+        self.derived = WeakValueDictionary[int, Tensor]({id(pixels): pixels})  # what depends on the pixels
 
     def depends(self, tensor: Tensor) -> bool:
         return self.derived.get(id(tensor)) is tensor
@@ -271,13 +271,14 @@ class _ConstantsMode(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         given = [t for t in _tensors((args, kwargs)) if self.depends(t)]
-        if not given:
-            return func(*args, **kwargs)
         name = getattr(func, "__name__", "")
+        if not given and name != "requires_grad_":  # as the pixels are marked
+            return func(*args, **kwargs)
         added = self._added(name, func, args, kwargs, given)
         output = func(*args, **kwargs)
         for tensor in _tensors(output):
-            self.derived[id(tensor)] = tensor
+            if tensor.requires_grad:  # noise of a tensor's shape, say, is a constant
+                self.derived[id(tensor)] = tensor
         if name in BENT or (name in MULTIPLYING and len(given) > 1):
             self.record.bent[name] = None
         if added is not None and isinstance(output, Tensor) and output.requires_grad:
@@ -286,6 +287,8 @@ class _ConstantsMode(TorchFunctionMode):
         return output
 
     def _added(self, name: str, func: Any, args: tuple, kwargs: dict, given: list[Tensor]) -> Tensor | None:
+        if not given:
+            return None
         if name.startswith("conv") or name == "linear":
             bias = args[2] if len(args) > 2 else kwargs.get("bias")
             if not isinstance(bias, Tensor):

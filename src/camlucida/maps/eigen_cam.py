@@ -28,6 +28,7 @@ class EigenCAM(GradientMethod):
     centre: bool = field(default=False, kw_only=True)
     name: ClassVar[str] = "eigen-cam"
     uses_gradients: ClassVar[bool] = False
+    explains_the_target: ClassVar[bool] = False
 
     def _maps(
         self, network: Network, batch: Batch, layer: Layer, run: Scored, activations: Tensor

@@ -74,7 +74,9 @@ class FullGrad:
                     if one.operation.startswith(IN_THE_MAP) and term.ndim == batch.pixels.ndim
                 ]
                 maps.append(torch.stack([self._stretched(pixels, view), *shown]).sum(0))
-                dead.append(torch.stack([(t == 0).flatten(1).all(1) for t in [pixels, *biases]]).all(0))
+                dead.append(
+                    torch.stack([(t == 0).reshape(len(pixels), -1).all(1) for t in [pixels, *biases]]).all(0)
+                )
                 parts.append(_sums(pixels, biases))
             if self.complete:
                 _check(_full_gradients(parts, run, record), batch.pixels, network)
@@ -133,7 +135,7 @@ class FullGrad:
 
 
 def _sums(pixels: Tensor, biases: list[Tensor]) -> Tensor:
-    """What each term sums to, `(N, 1 + B)`, the pixels' first; a term of all pictures at once counts by picture."""
+    """What each term sums to, `(N, 1 + B)`, the pixels' first."""
     pictures = len(pixels)
     rows = [term.reshape(pictures, -1).sum(1) for term in [pixels, *biases]]
     return torch.stack(rows, 1)

@@ -111,6 +111,7 @@ class GradientMethod:
     differentiable: bool = field(default=False, kw_only=True)
     name: ClassVar[str]
     uses_gradients: ClassVar[bool] = True
+    explains_the_target: ClassVar[bool] = True  # rather than the layer, whatever the target
 
     def formula(self, activations: Tensor, gradient: Tensor) -> Tensor:
         """The maps `(N, *cells)` of activations and gradients `(N, channels, *cells)`."""
