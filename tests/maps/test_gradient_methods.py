@@ -93,10 +93,19 @@ def test_a_counterfactual_map_is_the_formula_of_the_negative_gradient(method):
     assert plain.target == "logit of the given class"
 
 
+def linear_on_tanh() -> Any:
+    """A head of one linear layer on a map of both signs."""
+    return seeded(
+        lambda: nn.Sequential(nn.Conv2d(3, 6, 3, 4, 1), nn.Tanh(), nn.Flatten(), nn.Linear(6 * Z, 5))
+    )
+
+
 @pytest.mark.parametrize("method", RECTIFIED)
 def test_without_its_relu_a_map_keeps_its_sign(method):
-    network, x = cl.wrap(fully_connected()), pixels()
-    signed, positive = (method(relu=r)(network, x, cl.ClassTarget.all()).values for r in (False, True))
+    network, x = cl.wrap(linear_on_tanh()), pixels()
+    signed, positive = (
+        method(layer="1", relu=r)(network, x, cl.ClassTarget.all()).values for r in (False, True)
+    )
     assert (signed < 0).any()
     assert torch.equal(positive, signed.relu())
 
@@ -200,20 +209,26 @@ def test_one_and_three_axes(name, axes):
     found = method(cl.wrap(module), x, TARGET)
     features = module[1](module[0](x)).detach()
     assert found.values.shape == (2, 2, *features.shape[2:])
-    if name == "PC1" and axes == 3:
-        return  # its border is not that of a row
+    if name == "PC1":
+        return  # its border is not that of a row: below
     double = module.double()
     for i, classes in enumerate(TARGET.index):
         for k, c in enumerate(classes):
             a = features[i].double()
             g = (double[4].weight[c] / a[0].numel()).detach().reshape(-1, *(1,) * axes).expand_as(a)
-            row = (a.reshape(len(a), 1, -1).numpy(), g.reshape(len(a), 1, -1).numpy())
-            if name == "PC1":  # a row of one has no inside: its ends are the border
-                row = (a[:, None].repeat(1, 3, 1).numpy(), g[:, None].repeat(1, 3, 1).numpy())
-                continue
             y = float(double(x[i : i + 1].double())[0, c].detach())
-            wanted = torch.from_numpy(formula(*row, y)).reshape(a.shape[1:])
+            wanted = formula(a.reshape(len(a), 1, -1).numpy(), g.reshape(len(a), 1, -1).numpy(), y)
+            wanted = torch.from_numpy(wanted).reshape(a.shape[1:])
             torch.testing.assert_close(found.values[i, k].double(), wanted, rtol=1e-4, atol=1e-5)
+    assert float(found.values.abs().max()) > 1e-3
+
+
+def test_the_border_of_a_map_with_one_two_and_three_axes():
+    from camlucida.maps.pc1 import border
+
+    assert border(torch.Size([4])).tolist() == [True, False, False, True]
+    assert border(torch.Size([3, 4])).tolist() == [[True] * 4, [True, False, False, True], [True] * 4]
+    assert int(border(torch.Size([4, 5, 6])).sum()) == 4 * 5 * 6 - 2 * 3 * 4
 
 
 # --- layers that are fused ---------------------------------------------------------------------------------
@@ -380,10 +395,9 @@ def test_gradcheck(name):
 
     def values(picture: Tensor, below: Tensor, above: Tensor) -> Tensor:
         replaced = {"0.weight": below, ("4" if name == "cam" else "5") + ".weight": above}
-        whole = torch.func.functional_call(
+        return torch.func.functional_call(
             wrapper, {f"module.{k}": v for k, v in replaced.items()}, (picture,)
         )
-        return whole
 
     class Mapped(nn.Module):
         def __init__(self) -> None:

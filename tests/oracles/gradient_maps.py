@@ -104,6 +104,7 @@ def pc1(a: Array, g: Array) -> Array:
     centred = table - table.mean(0)
     _, vectors = np.linalg.eigh(centred.T @ centred)
     found = vectors[:, -1].reshape(a.shape[1:])
+    found = found * np.sign(found.flat[np.abs(found).argmax()])
     height, width = found.shape
     votes = [
         found[y, x] > found.mean()
@@ -135,7 +136,8 @@ def full_grad(
     for layer, gradient in zip(layers, gradients[1:], strict=True):
         bias = layer.bias
         if isinstance(layer, nn.modules.batchnorm._BatchNorm):
-            assert layer.running_mean is not None and layer.running_var is not None
+            assert layer.running_mean is not None
+            assert layer.running_var is not None
             bias = bias - layer.running_mean * layer.weight / (layer.running_var + layer.eps).sqrt()
         assert isinstance(bias, Tensor)
         term = gradient[0] * bias.detach().reshape(-1, *(1,) * (gradient.ndim - 2))

@@ -20,7 +20,8 @@ class PC1(GradientMethod):
     """The cells' loadings on the first principal component of the weighted feature maps, 0 … 1.
 
     As the authors' code: each channel α_k A^k is scaled to 0 … 1; channels are the samples of a principal component
-    analysis, cells its variables; if more than half of the border's cells lie above the mean, the map is turned over.
+    analysis, cells its variables; the loading of largest magnitude is made positive, and if then more than half of the
+    border's cells lie above the mean, the map is turned over.
     α_k = mean over cells of ∂y/∂A^k, the class weight where the head is pool → linear; only its sign matters, so that
     classes may share a map. A channel that is flat counts as 0. The authors' border takes in a second row and column
     at the far sides; this is the outermost cells. The loadings are then scaled to 0 … 1.
@@ -32,7 +33,9 @@ class PC1(GradientMethod):
         alpha = gradient.flatten(2).mean(2, keepdim=True)
         rows = spread(alpha * activations.flatten(2)).double()
         rows = rows - rows.mean(1, keepdim=True)
-        loadings = leading(rows).unflatten(1, activations.shape[2:])
+        loadings = leading(rows)
+        largest = loadings.detach().gather(1, loadings.detach().abs().argmax(1, keepdim=True))
+        loadings = (loadings * torch.where(largest < 0, -1.0, 1.0)).unflatten(1, activations.shape[2:])
         fixed = loadings.detach()
         above = (fixed > fixed.flatten(1).mean(1).reshape(-1, *(1,) * (fixed.ndim - 1))).double()
         turned = above[:, border(fixed.shape[1:])].mean(1) > 0.5
