@@ -69,7 +69,7 @@ class CAM:
                 weights = torch.stack([layer.cells(g).flatten(2).sum(2) for g in run.gradients()], 1)
             values = weights @ (features.flatten(2) + (0 if self.differentiable else shift[..., None]))
         return HeatMaps(
-            values.unflatten(2, features.shape[2:]), run.bound.classes, run.scores,
+            values.unflatten(2, features.shape[2:]), run.bound.classes, run.scores.detach(),
             found.grid(replace(layer, size=tuple(features.shape[2:])), tuple(batch.pixels.shape[2:])), batch.views, "cam", run.bound.words,
             layer.name, logits=run.logits,
         )  # fmt: skip

@@ -82,7 +82,7 @@ class FullGrad:
                 _check(_full_gradients(parts, run, record), batch.pixels, network)
         ones = (1.0,) * len(view)
         return HeatMaps(
-            torch.stack(maps, 1), run.bound.classes, run.scores if self.differentiable else run.scores.detach(),
+            torch.stack(maps, 1), run.bound.classes, run.scores.detach(),
             Grid(view, tuple(o / 2 for o in ones), ones, ones), batch.views, self.name, run.bound.words,
             logits=run.logits, no_gradient=torch.stack(dead, 1),
         )  # fmt: skip

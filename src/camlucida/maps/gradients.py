@@ -141,7 +141,7 @@ class GradientMethod:
             values, dead = self._maps(network, batch, layer, run, activations)
             grid = network.structure(batch.pixels).grid(layer, tuple(batch.pixels.shape[2:]))
         return HeatMaps(
-            values, run.bound.classes, run.scores if self.differentiable else run.scores.detach(), grid, batch.views,
+            values, run.bound.classes, run.scores.detach(), grid, batch.views,
             self.name, self.words(run.bound.words), layer.name, logits=run.logits, no_gradient=dead,
         )  # fmt: skip
 
