@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import camlucida as cl
-from small_networks import pixels, seeded
+from small_networks import fully_connected, pixels, seeded
 
 NEAR = 1e-5
 CLASSES = [7, 3]  # one a picture
@@ -127,3 +127,112 @@ def test_saliency_is_captums(case):
     theirs = attr.Saliency(module).attribute(x.clone().requires_grad_(), CLASSES).amax(1)
     ours = cl.Saliency()(cl.wrap(module), x, cl.ClassTarget(CLASSES)).values[:, 0]
     assert difference(theirs, ours) <= NEAR
+
+
+# --- the relatives of Grad-CAM -----------------------------------------------------------------------------
+
+
+def ours(method, module, x) -> Tensor:
+    return method(cl.wrap(module), x, cl.ClassTarget(CLASSES)).values[:, 0]
+
+
+def activations_and_gradients(module, x) -> tuple[Tensor, Tensor]:
+    """At the end of a ResNet's `layer4`."""
+    kept = {}
+    handle = module.layer4.register_forward_hook(lambda m, given, output: kept.update(cells=output))
+    logits = module(x)
+    handle.remove()
+    (gradient,) = torch.autograd.grad(logits[[0, 1], CLASSES].sum(), kept["cells"])
+    return kept["cells"].detach(), gradient
+
+
+@pytest.mark.parametrize("name", ["XGradCAM", "LayerCAM"])
+def test_relatives_of_grad_cam_are_torchcams(case, name):
+    methods = pytest.importorskip("torchcam.methods", reason="torchcam is not installed")
+    module, x = case
+    with getattr(methods, name)(module, "layer4") as extract:
+        (theirs,) = extract(CLASSES, module(x), normalized=False)
+    assert difference(theirs, ours(getattr(cl, name)(), module, x)) <= NEAR
+
+
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [
+        ("XGradCAM", cl.XGradCAM()),
+        ("HiResCAM", cl.HiResCAM(relu=True)),
+        ("GradCAMElementWise", cl.ElementWiseGradCAM()),
+        ("LayerCAM", cl.LayerCAM()),
+    ],
+)
+def test_relatives_of_grad_cam_are_pytorch_grad_cams_after_its_scaling(case, name, method):
+    peer = pytest.importorskip("pytorch_grad_cam", reason="grad-cam is not installed")
+    targets = pytest.importorskip("pytorch_grad_cam.utils.model_targets")
+    module, x = case
+    with getattr(peer, name)(model=module, target_layers=[module.layer4]) as extract:
+        theirs = extract(x, [targets.ClassifierOutputTarget(c) for c in CLASSES])
+    assert difference(theirs, stretched(ours(method, module, x), x)) <= NEAR
+
+
+def stretched(maps: Tensor, x: Tensor) -> Tensor:
+    """As pytorch-grad-cam scales: on the cells, then stretched over the pixels, then on the pixels."""
+    return minmax(F.interpolate(minmax(maps)[:, None], x.shape[2:], mode="bilinear")[:, 0])
+
+
+def test_eigen_cams_are_pytorch_grad_cams_but_for_their_sign(case):
+    """It leaves the sign to the decomposition and then cuts off what is below zero; ours makes the largest positive."""
+    svd = pytest.importorskip("pytorch_grad_cam.utils.svd_on_activations", reason="grad-cam is not installed")
+    module, x = case
+    cells, gradient = activations_and_gradients(module, x)
+    for given, method in (
+        (cells, cl.EigenCAM(centre=True)),
+        (gradient * cells, cl.EigenGradCAM(centre=True)),
+    ):
+        theirs = torch.from_numpy(svd.get_2d_projection(given.numpy()))
+        found = ours(method, module, x)
+        signs = (theirs * found).sum((1, 2)).sign()[:, None, None]
+        assert difference(theirs * signs, found) <= 1e-4
+        assert (found.amax((1, 2)) == found.abs().amax((1, 2))).all()
+
+
+def test_the_peers_grad_cam_plus_plus_is_not_the_papers(case):
+    """pytorch-grad-cam adds 1e-6 to a denominator of the size of g², which is smaller than that in small gradients;
+    torchcam divides a copy, so that its coefficients stay g² ReLU(g). Ours cancels g² and needs neither."""
+    peer = pytest.importorskip("pytorch_grad_cam", reason="grad-cam is not installed")
+    targets = pytest.importorskip("pytorch_grad_cam.utils.model_targets")
+    methods = pytest.importorskip("torchcam.methods", reason="torchcam is not installed")
+    module, x = case
+    cells, g = (t.double() for t in activations_and_gradients(module, x))
+    total = cells.sum((2, 3), keepdim=True)
+
+    def formula(epsilon: float) -> Tensor:
+        a = torch.where(g != 0, g**2 / (2 * g**2 + total * g**3 + epsilon), 0)
+        return ((a * g.relu()).sum((2, 3), keepdim=True) * cells).sum(1).relu()
+
+    found = ours(cl.GradCAMPlusPlus(), module, x)
+    assert difference(found, formula(0).float()) <= NEAR
+    with peer.GradCAMPlusPlus(model=module, target_layers=[module.layer4]) as extract:
+        theirs = extract(x, [targets.ClassifierOutputTarget(c) for c in CLASSES])
+    assert difference(theirs, stretched(formula(1e-6), x).float()) <= 1e-4
+    assert difference(theirs, stretched(found, x)) > 1e-3
+    with methods.GradCAMpp(module, "layer4") as extract:
+        (copied,) = extract(CLASSES, module(x), normalized=False)
+    undivided = ((g**2 * g.relu()).sum((2, 3), keepdim=True) * cells).sum(1).relu()
+    assert difference(copied, undivided.float()) <= NEAR
+    assert difference(minmax(copied), minmax(found)) > 1e-3
+
+
+def test_full_grad_is_pytorch_grad_cams_but_for_small_gradients():
+    """It adds 1e-7 to the maximum by which it divides each channel, so that a network of small gradients loses its map;
+    and its scaling is that of each channel, where the authors' code scales a layer as a whole."""
+    peer = pytest.importorskip("pytorch_grad_cam", reason="grad-cam is not installed")
+    targets = pytest.importorskip("pytorch_grad_cam.utils.model_targets")
+    x, classes = pixels(), [2, 4]
+    for size, same in ((1e3, True), (1e-4, False)):
+        module = fully_connected()
+        module.classifier[3].weight.data.mul_(size)
+        with peer.FullGrad(model=module, target_layers=[]) as extract:
+            theirs = extract(x, [targets.ClassifierOutputTarget(c) for c in classes])
+        found = cl.FullGrad(scale="channel")(cl.wrap(module), x, cl.ClassTarget(classes)).values[:, 0]
+        assert (difference(theirs, minmax(found)) <= NEAR) == same
+        layer = cl.FullGrad()(cl.wrap(module), x, cl.ClassTarget(classes)).values[:, 0]
+        assert difference(theirs, minmax(layer)) > 0.01

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
 from camlucida import taps
 from camlucida.errors import LayerError, TargetError, UnsupportedError
+from camlucida.maps.gradients import check_differentiable, precise, scored
 from camlucida.networks.network import Network
-from camlucida.targets import Bound, ClassTarget, Output, Target
+from camlucida.targets import Bound, ClassTarget, Target
 from camlucida.values import Batch, HeatMaps
 
 
@@ -21,14 +22,17 @@ class CAM:
 
     Exact where the head is pool → linear; linearised with each picture's own mean and deviation where a layer
     norm lies between. Takes targets that are linear in the logits. Raises UnsupportedError for any other
-    head.
+    head. `differentiable=True` keeps the graph to pixels and parameters, where CAM is exact; the weights w are then
+    gradients of the logits.
     """
 
     layer: str | nn.Module | None = None
+    differentiable: bool = field(default=False, kw_only=True)
 
     def __call__(self, network: Network, batch: Batch | Tensor, target: Target | None = None) -> HeatMaps:
         batch = Batch.of(batch)
         target = target or ClassTarget.predicted()
+        check_differentiable(self.differentiable)
         found = network.pooled_structure(batch.pixels)
         head, layer = found.head, found.features
         if head is None or layer is None:
@@ -48,19 +52,26 @@ class CAM:
                 got=f"a target inside {', '.join(target.layers)}",
                 do="use cl.GradCAM(layer=…)",
             )
+        if self.differentiable and not head.is_exact:
+            raise UnsupportedError(
+                "CAM(differentiable=True)", got="a norm between pooling and the linear layer", allowed="pooling → linear",
+                do="use cl.GradCAM(differentiable=True)",
+            )  # fmt: skip
         with taps.borrowed(network.module):
-            run = network.run(batch.pixels, [layer.point])
-            features = layer.cells(run.tapped[layer.point]).float()
-            output = Output(run.output, {})
-            bound = target.bind(output)
-            weight, shift, _ = head.linear(features)
-            cells = features.flatten(2) + shift[..., None]
-            values = _chosen(bound, weight, len(features)) @ cells
-            scores = bound.scores(output, None).float()
+            run = scored(
+                network, batch, target, layer.point, f"layer {layer.name}", "the network cuts it off (no_grad, detach)",
+                differentiable=self.differentiable, needs_gradient=self.differentiable,
+            )  # fmt: skip
+            features = precise(layer.cells(run.at), self.differentiable)
+            weight, shift, _ = head.linear(features.detach())
+            weights = _chosen(run.bound, weight, len(features))
+            if self.differentiable:  # the same with a graph: ∂y/∂f, summed over the cells
+                weights = torch.stack([layer.cells(g).flatten(2).sum(2) for g in run.gradients()], 1)
+            values = weights @ (features.flatten(2) + (0 if self.differentiable else shift[..., None]))
         return HeatMaps(
-            values.unflatten(2, features.shape[2:]), bound.classes, scores,
-            found.grid(replace(layer, size=tuple(features.shape[2:])), tuple(batch.pixels.shape[2:])), batch.views, "cam", bound.words, layer.name,
-            logits=output.any_logits(),
+            values.unflatten(2, features.shape[2:]), run.bound.classes, run.scores.detach(),
+            found.grid(replace(layer, size=tuple(features.shape[2:])), tuple(batch.pixels.shape[2:])), batch.views, "cam", run.bound.words,
+            layer.name, logits=run.logits,
         )  # fmt: skip
 
 

@@ -15,6 +15,16 @@ from camlucida.values import Batch, HeatMaps
 METHODS: dict[str, str] = {
     "cam": "camlucida.maps.cam:CAM",
     "grad-cam": "camlucida.maps.grad_cam:GradCAM",
+    "grad-cam++": "camlucida.maps.grad_cam_plus_plus:GradCAMPlusPlus",
+    "xgrad-cam": "camlucida.maps.xgrad_cam:XGradCAM",
+    "hires-cam": "camlucida.maps.hires_cam:HiResCAM",
+    "element-wise-grad-cam": "camlucida.maps.element_wise_grad_cam:ElementWiseGradCAM",
+    "layer-cam": "camlucida.maps.layer_cam:LayerCAM",
+    "eigen-cam": "camlucida.maps.eigen_cam:EigenCAM",
+    "eigen-grad-cam": "camlucida.maps.eigen_cam:EigenGradCAM",
+    "full-grad": "camlucida.maps.full_grad:FullGrad",
+    "bag-cam": "camlucida.maps.bag_cam:BagCAM",
+    "pc1": "camlucida.maps.pc1:PC1",
     "occlusion": "camlucida.maps.occlusion:Occlusion",
     "saliency": "camlucida.maps.saliency:Saliency",
 }

@@ -199,9 +199,15 @@ class Network(Shown):
             f"layer {name!r} does not exist", do=nearest(name, [one.name for one in found.layers])
         )
 
-    def run(self, pixels: Tensor, points: Iterable[Point], gradient_at: Point | None = None) -> Run:
+    def run(
+        self,
+        pixels: Tensor,
+        points: Iterable[Point],
+        gradient_at: Point | None = None,
+        keep_graph: bool = False,
+    ) -> Run:
         """One tapped forward pass; call inside `taps.borrowed(net.module)`."""
-        return taps.run(self.module, self.forward, pixels, tuple(points), gradient_at)
+        return taps.run(self.module, self.forward, pixels, tuple(points), gradient_at, keep_graph)
 
 
 def logits_of(output: Any) -> Tensor:
