@@ -30,9 +30,14 @@ from camlucida.geometry import ScoredBox as ScoredBox
 from camlucida.geometry import Size as Size
 from camlucida.geometry import View as View
 from camlucida.maps.cam import CAM as CAM
+from camlucida.maps.captum import Captum as Captum
+from camlucida.maps.deconvnet import DeconvNet as DeconvNet
 from camlucida.maps.grad_cam import GradCAM as GradCAM
+from camlucida.maps.guided_backprop import GuidedBackprop as GuidedBackprop
+from camlucida.maps.guided_grad_cam import GuidedGradCAM as GuidedGradCAM
 from camlucida.maps.occlusion import Occlusion as Occlusion
 from camlucida.maps.saliency import Saliency as Saliency
+from camlucida.maps.smooth_grad import SmoothGrad as SmoothGrad
 from camlucida.networks.cards import Card as Card
 from camlucida.networks.catalogue import load as load
 from camlucida.networks.catalogue import wrap as wrap
