@@ -31,8 +31,13 @@ from small_networks import (
 )  # fmt: skip
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* is compiled:UserWarning")
-QUICK = {"occlusion": "occlusion:patch=10,stride=9"}
-METHODS = {name: maps.method(QUICK.get(name, name)) for name in maps.METHODS}
+QUICK = {
+    "occlusion": "occlusion:patch=10,stride=9",
+    "smooth-grad": "smooth-grad:of=grad-cam,n=2",
+    "captum": "captum:attribution=InputXGradient",
+}
+METHODS = {name: maps.method(QUICK.get(name, name)) for name in maps.available()}
+TO_PIXELS = ("saliency", "captum")
 NETWORKS: dict[str, Callable[[], Any]] = {
     "gap": gap,
     "in place": EXACT["in-place relu before the pool"],
@@ -84,10 +89,10 @@ def plain(method: str, network: str) -> cl.HeatMaps:
 
 
 def apart(method: str, found: Tensor, expected: Tensor) -> float:
-    """The largest difference. Saliency: of 99 in 100 pixels, because where rounding moves one unit over the kink
+    """The largest difference. Gradients at the pixels: of 99 in 100 pixels, because where rounding moves one unit over the kink
     of its ReLU, the gradient of the few pixels below it changes by a whole step."""
     difference = (found - expected).abs()
-    return float(difference.quantile(0.99) if method == "saliency" else difference.max())
+    return float(difference.quantile(0.99) if method in TO_PIXELS else difference.max())
 
 
 @pytest.mark.parametrize("state", SAME)
@@ -143,7 +148,7 @@ def test_weights_made_in_inference_mode(method, network):
         x = pixels()
     assert next(module.parameters()).is_inference()
     wrapped = cl.wrap(module)
-    if method in ("grad-cam", "saliency"):
+    if method in ("grad-cam", "smooth-grad", *TO_PIXELS):
         with pytest.raises(UnsupportedError, match=r"made in inference mode; build .* outside .*cl\.CAM\(\)"):
             METHODS[method](wrapped, x, TARGET)
         return

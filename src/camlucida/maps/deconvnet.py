@@ -200,14 +200,15 @@ class Way:
     def __init__(self, trace: Trace, layer: Layer) -> None:
         self.trace, self.layer = trace, layer
         self.traced = {trace.input}  # what depends on the pixels
+        seen = {trace.input[0]}  # also where something was written into it since
         for operation in trace.operations:
-            if any(value in self.traced for value in operation.inputs):
+            if any(identity in seen for identity, _ in operation.inputs):
                 self.traced.add(operation.output)
+                seen.add(operation.output[0])
         self.start = self._start()
         if self.start not in self.traced:
             raise LayerError(f"layer {layer.name} does not depend on the pixels")
         needed, self.operations = {self.start}, list[Operation]()
-        seen = {identity for identity, _ in self.traced}
         for operation in reversed(trace.operations):
             if operation.output in needed and operation.output in self.traced:
                 self._check(operation, seen)
