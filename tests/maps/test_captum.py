@@ -46,7 +46,11 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_the_numbers_are_captums(attr, name, channels):
     module, x = fully_connected() if name != "DeepLift" else gap(), pixels()
-    theirs = getattr(attr, name)(module).attribute(x.clone().requires_grad_(), target=CLASSES, **CASES[name]).detach()
+    theirs = (
+        getattr(attr, name)(module)
+        .attribute(x.clone().requires_grad_(), target=CLASSES, **CASES[name])
+        .detach()
+    )
     with unchanged(module):
         found = cl.Captum(name, CASES[name], channels=channels)(cl.wrap(module), x, cl.ClassTarget(CLASSES))
     wanted = theirs.sum(1) if channels == "sum" else theirs.abs().amax(1)
@@ -74,7 +78,8 @@ def test_seeds(attr):
     state = np.random.get_state()[1].copy()
     network, x = cl.wrap(gap()), pixels()
     made = [
-        cl.Captum("GradientShap", {"baselines": torch.zeros(2, 3, 20, 28)}, seed=s)(network, x).values for s in (1, 1, 2)
+        cl.Captum("GradientShap", {"baselines": torch.zeros(2, 3, 20, 28)}, seed=s)(network, x).values
+        for s in (1, 1, 2)
     ]
     assert torch.equal(made[0], made[1])
     assert not torch.equal(made[0], made[2])
@@ -119,4 +124,6 @@ def test_hooks_go_also_when_the_network_fails(attr):
 def test_on_the_pixels_of_a_module_that_is_frozen(attr):
     module = gap().requires_grad_(False)
     found = cl.Captum("LayerGradCam")(cl.wrap(module), pixels(), cl.ClassTarget(1))
-    torch.testing.assert_close(found.values, cl.GradCAM(relu=False)(cl.wrap(gap()), pixels(), cl.ClassTarget(1)).values)
+    torch.testing.assert_close(
+        found.values, cl.GradCAM(relu=False)(cl.wrap(gap()), pixels(), cl.ClassTarget(1)).values
+    )

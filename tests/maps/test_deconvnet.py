@@ -77,11 +77,15 @@ def test_against_the_formula(axes, at, unpool):
         signal[where] = activations[where]
         assert signal.any()
         wanted = oracle.backwards(values, stages, signal, "deconvnet", unpool)
-        np.testing.assert_allclose(found.values[i].numpy(), wanted, rtol=1e-4, atol=1e-6 * np.abs(wanted).max())
+        np.testing.assert_allclose(
+            found.values[i].numpy(), wanted, rtol=1e-4, atol=1e-6 * np.abs(wanted).max()
+        )
         cell = tuple(int(p) for p in place)
         assert (f"unit 1 at {cell}, " if at == "max" else "unit 1, ") in found.details[i]
         assert float(found.scores[i]) == pytest.approx(signal.sum(), rel=1e-5)
-    assert found.target == f"unit 1 of 0, at {'its strongest position' if at == 'max' else 'all its positions'}"
+    assert (
+        found.target == f"unit 1 of 0, at {'its strongest position' if at == 'max' else 'all its positions'}"
+    )
 
 
 def test_overlapping_pools_choose_one_input_twice():
@@ -114,7 +118,10 @@ class Residual(nn.Module):
 
     def __init__(self, relu: bool = True) -> None:
         super().__init__()
-        self.one, self.two = nn.Conv2d(3, 4, 3, padding="same"), nn.Conv2d(4, 4, 3, 2, 1, padding_mode="reflect")
+        self.one, self.two = (
+            nn.Conv2d(3, 4, 3, padding="same"),
+            nn.Conv2d(4, 4, 3, 2, 1, padding_mode="reflect"),
+        )
         self.norm, self.last = nn.BatchNorm2d(4), nn.Conv2d(8, 5, 1)
         self.drop, self.relu = nn.Dropout(), relu
         self.out = nn.Identity()
@@ -308,12 +315,18 @@ def writes(m, x):
 REFUSALS = {
     "gelu": (lambda m, x: F.gelu(x), "gelu"),
     "leaky": (lambda m, x: F.leaky_relu(x), "leaky_relu"),
-    "gate": (lambda m, x: x * x.mean((2, 3), keepdim=True), "two things that depend on the picture are multiplied"),
+    "gate": (
+        lambda m, x: x * x.mean((2, 3), keepdim=True),
+        "two things that depend on the picture are multiplied",
+    ),
     "clamp": (lambda m, x: x.clamp(min=-1), "elsewhere than at zero"),
     "group norm": (lambda m, x: F.group_norm(x, 2), "group_norm"),
     "batch": (lambda m, x: F.batch_norm(x, None, None, training=True), "statistics of the batch"),
     "written": (writes, "written into in place"),
-    "fully connected": (lambda m, x: m.lin(x.mean((2, 3)))[..., None, None].expand(-1, -1, 5, 6), "not inverted"),
+    "fully connected": (
+        lambda m, x: m.lin(x.mean((2, 3)))[..., None, None].expand(-1, -1, 5, 6),
+        "not inverted",
+    ),
 }
 
 
@@ -323,7 +336,10 @@ def test_what_cannot_be_inverted_is_named(name):
     module = Odd(between)
     with unchanged(module), pytest.raises(UnsupportedError, match=words):
         cl.DeconvNet("out", 0)(cl.wrap(module), pixels())
-    assert cl.DeconvNet("conv", 0)(cl.wrap(module), pixels()).status == ("ok", "ok")  # it lies above this layer
+    assert cl.DeconvNet("conv", 0)(cl.wrap(module), pixels()).status == (
+        "ok",
+        "ok",
+    )  # it lies above this layer
 
 
 def test_the_module_that_cannot_be_inverted_is_named():

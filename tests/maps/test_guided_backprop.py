@@ -31,7 +31,10 @@ def test_against_the_formula(axes):
         values = oracle.forward(x[i].double().numpy(), stages)
         signal = np.zeros(cells)
         signal[np.unravel_index(index, cells)] = 1
-        wanted = {rule: oracle.backwards(values, stages, signal, rule) for rule in ("guided", "gradient", "deconvnet")}
+        wanted = {
+            rule: oracle.backwards(values, stages, signal, rule)
+            for rule in ("guided", "gradient", "deconvnet")
+        }
         scale = np.abs(wanted["guided"]).max()
         assert scale > 0
         np.testing.assert_allclose(found.values[i].numpy(), wanted["guided"], rtol=1e-4, atol=1e-6 * scale)
@@ -99,7 +102,9 @@ def test_every_kind_of_target():
         found = cl.GuidedBackprop()(network, x, target)
         assert found.values.any()
         words.add(found.target)
-        assert cl.GuidedGradCAM("features")(network, x, target).values.any() or not isinstance(target, cl.ClassTarget)
+        assert cl.GuidedGradCAM("features")(network, x, target).values.any() or not isinstance(
+            target, cl.ClassTarget
+        )
     assert len(words) == len(targets)
 
 

@@ -26,7 +26,9 @@ def copies(x: torch.Tensor, n: int, sigma: float, seed: int) -> list[torch.Tenso
 def test_the_mean_of_signed_gradients_against_a_slow_loop(mean):
     module, x = fully_connected(), pixels()
     with unchanged(module):
-        found = cl.SmoothGrad(n=5, sigma=0.2, mean=mean, seed=3)(cl.wrap(module), x, cl.ClassTarget([[1, 2], [4, 0]]))
+        found = cl.SmoothGrad(n=5, sigma=0.2, mean=mean, seed=3)(
+            cl.wrap(module), x, cl.ClassTarget([[1, 2], [4, 0]])
+        )
     for i in range(2):
         for k, c in enumerate([[1, 2], [4, 0]][i]):
             total = torch.zeros(3, 20, 28, dtype=torch.float64)

@@ -118,8 +118,7 @@ def _taps(
     first = unit // (len(stage.weight) // stage.groups) * each
     for channel, *offset in itertools.product(*map(range, stage.weight.shape[1:])):
         place = tuple(
-            c * stage.stride - stage.padding + o * stage.dilation
-            for c, o in zip(cell, offset, strict=True)
+            c * stage.stride - stage.padding + o * stage.dilation for c, o in zip(cell, offset, strict=True)
         )
         if all(0 <= p < side for p, side in zip(place, given.shape[1:], strict=True)):
             yield float(stage.weight[(unit, channel, *offset)]), (first + channel, *place)
