@@ -331,7 +331,7 @@ OPAQUE = "module"  # the operation of a module whose own code cannot be seen (cu
 @dataclass(frozen=True)
 class Operation:
     """One functional operation of a run: name, how often it had run before, arguments, and the values in and
-    out."""
+    out. `function` runs it again; `part`: which of its outputs this is; `kept`: see `trace`."""
 
     name: str
     call: int
@@ -340,6 +340,9 @@ class Operation:
     inputs: tuple[Value, ...]
     output: Value
     shape: tuple[int, ...]
+    function: Any = None
+    part: int = 0
+    kept: Any = None
 
     @property
     def base(self) -> str:
@@ -376,9 +379,15 @@ class Trace:
         return (id(tensor), 0 if tensor.is_inference() else tensor._version)
 
 
-def trace(module: nn.Module, forward: Callable[[Tensor], Any], pixels: Tensor) -> Trace:
+def trace(
+    module: nn.Module,
+    forward: Callable[[Tensor], Any],
+    pixels: Tensor,
+    keep: Callable[[str, tuple, dict], Any] = lambda name, args, kwargs: None,
+) -> Trace:
     """Records one forward pass over `pixels`. Call it inside `borrowed`. Raises UnsupportedError for a module that
-    enters inference mode by itself."""
+    enters inference mode by itself. `keep(name, args, kwargs)` looks at an operation just before it runs, while no
+    in-place operation has overwritten what it is given; what it returns is the operation's `kept`."""
     if pixels.is_inference():
         pixels = pixels.clone()
     record = Trace(shape=tuple(pixels.shape))
@@ -402,7 +411,7 @@ def trace(module: nn.Module, forward: Callable[[Tensor], Any], pixels: Tensor) -
         for name, m in module.named_modules():
             if name:
                 stack.callback(m.register_forward_hook(hook_for(name)).remove)
-        stack.enter_context(_Recorder(record))
+        stack.enter_context(_Recorder(record, keep))
         record.output = forward(pixels)
     if any(t.is_inference() for t in _tensors(record.output)):
         raise UnsupportedError(
@@ -413,9 +422,9 @@ def trace(module: nn.Module, forward: Callable[[Tensor], Any], pixels: Tensor) -
 
 
 class _Recorder(TorchFunctionMode):
-    def __init__(self, record: Trace) -> None:
+    def __init__(self, record: Trace, keep: Callable[[str, tuple, dict], Any]) -> None:
         super().__init__()
-        self.record = record
+        self.record, self.keep = record, keep
         self.calls = Counter[str]()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -426,12 +435,24 @@ class _Recorder(TorchFunctionMode):
         call = self.calls[name]
         self.calls[name] += 1
         inputs = tuple(self.record.value(t) for t in _tensors((args, kwargs)))
+        kept = self.keep(name, args, kwargs)
+        held = _copied((args, kwargs))  # the module may go on filling a list that it gave to `cat`
         output = func(*args, **kwargs)
-        for tensor in _tensors(output):
+        for part, tensor in enumerate(_tensors(output)):
             value = self.record.value(tensor)
             if value not in inputs:
-                self.record.add(Operation(name, call, args, kwargs, inputs, value, tuple(tensor.shape)))
+                shape = tuple(tensor.shape)
+                self.record.add(Operation(name, call, *held, inputs, value, shape, func, part, kept))
         return output
+
+
+def _copied(tree: Any) -> Any:
+    """The same tensors in tuples, lists and dicts of our own."""
+    if type(tree) in (tuple, list):
+        return type(tree)(_copied(branch) for branch in tree)
+    if type(tree) is dict:
+        return {key: _copied(branch) for key, branch in tree.items()}
+    return tree
 
 
 def _tensors(tree: Any) -> Iterator[Tensor]:
@@ -443,3 +464,60 @@ def _tensors(tree: Any) -> Iterator[Tensor]:
     elif isinstance(tree, dict):
         for branch in tree.values():
             yield from _tensors(branch)
+
+
+# --- rules for the way back --------------------------------------------------------------------------------
+
+
+@contextmanager
+def rectified(scores: Tensor) -> Iterator[int]:
+    """Inside, a gradient that passes a ReLU on its way down from `scores` loses its negative part there as well
+    (guided backpropagation). Yields how many ReLUs lie on the way.
+
+    The rule acts on the operations in the graph of `scores`, so it finds ReLU and its clipped kin alike: as modules, as
+    functions, in place, in TorchScript.
+    """
+
+    def positive(gradients: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+        return tuple(None if g is None else g.clamp(min=0) for g in gradients)
+
+    seen: set[Any] = set()
+    queue = [scores.grad_fn]
+    with ExitStack() as stack:
+        found = 0
+        while queue:
+            node = queue.pop()
+            if node is None or node in seen:
+                continue
+            seen.add(node)
+            queue += [below for below, _ in node.next_functions]
+            if _is_relu(node):
+                found += 1
+                stack.callback(node.register_prehook(positive).remove)
+        yield found
+
+
+def _is_relu(node: Any) -> bool:
+    """Of a node of the graph: max(x, 0), or that cut off above (ReLU6)."""
+    name = node.name().partition("Backward")[0]
+    floors = {"ClampMin": "min", "Clamp": "min", "Hardtanh": "min_val", "Threshold": "threshold"}
+    floor = getattr(node, f"_saved_{floors[name]}", None) if name in floors else None
+    return name == "Relu" or (isinstance(floor, (int, float)) and floor == 0)
+
+
+@contextmanager
+def lent(module: nn.Module) -> Iterator[None]:
+    """For code of others: the hooks and attributes that it leaves on the module or its parts go when it is done."""
+    before = [
+        (vars(m), set(vars(m)), {n: dict(hooks) for n, hooks in vars(m).items() if "_hooks" in n and hooks is not None})
+        for m in module.modules()
+    ]  # fmt: skip
+    try:
+        yield
+    finally:
+        for attributes, names, hooks in before:
+            for new in attributes.keys() - names:
+                del attributes[new]
+            for name, kept in hooks.items():
+                for new in attributes[name].keys() - kept.keys():
+                    del attributes[name][new]

@@ -210,19 +210,7 @@ class HeatMaps(Shown):
         if self.grid.kind == "places":
             values = coverage_mean(self.values, self.grid)
             cells = values.shape[2:]
-        return tuple(self._one_in_source(values[i], cells, view, limit) for i, view in enumerate(self.views))
-
-    def _one_in_source(
-        self, values: Tensor, cells: Sequence[int], view: View | None, limit: int | None
-    ) -> Tensor:
-        y, x = source_samples(view, len(cells), limit)
-        assert view is not None  # source_samples has refused maps without a view
-        out = sample(values, 1, y * (cells[0] / view.size.height) - 0.5)
-        out = sample(out, 2, x * (cells[1] / view.size.width) - 0.5)
-        if not view.is_whole:
-            seen = np.outer((y > 0) & (y < view.size.height), (x > 0) & (x < view.size.width))
-            out = out * torch.from_numpy(seen).to(out)
-        return out
+        return tuple(_in_source(values[i], cells, view, limit) for i, view in enumerate(self.views))
 
     def scaled(self, how: str = "minmax") -> Tensor:
         """Values scaled map by map for display: see `render.scaled`. Raw values stay in `values`."""
@@ -332,35 +320,78 @@ def status_words(maps: Tensor, no_gradient: Tensor | None = None) -> tuple[Statu
 
 @dataclass(frozen=True, repr=False)
 class Reconstruction(Shown):
-    """A signed picture `(N, C, *spatial)` from deconvnet or guided backpropagation: no heat map, so nothing
-    boxes it."""
+    """A signed picture `(N, C, *spatial)` float32 from deconvnet or guided backpropagation, over the pixels of the
+    view: no heat map, so nothing boxes it.
+
+    `target`: what was explained, in words; `details`: more of it for each picture, where pictures differ; `scores (N,)`
+    and `classes (N,)`: the scalar explained and its class. `windows`: per picture and axis the first pixel that
+    can differ from zero and the one past the last, from the receptive field; `layer`, `seed`: where they matter.
+    """
 
     values: Tensor
     views: tuple[View | None, ...]
     method: str
     target: str
+    layer: str | None = None
+    scores: Tensor | None = None
+    classes: Tensor | None = None
+    details: tuple[str, ...] = ()
+    windows: tuple[tuple[tuple[int, int], ...], ...] | None = None
+    seed: int | None = None
 
-    def picture(self, index: int = 0) -> Image.Image:
-        """One of them as a picture: zero is mid-grey, the largest magnitude black or white. Raises UsageError
-        for input that is not 2-D."""
+    @cached_property
+    def status(self) -> tuple[Status, ...]:
+        """One word per picture: ok, flat (zero everywhere) or non-finite."""
+        flat = self.values.flatten(1)
+        return tuple(
+            "non-finite" if not finite else "ok" if some else "flat"
+            for finite, some in zip(flat.isfinite().all(1).tolist(), flat.any(1).tolist(), strict=True)
+        )
+
+    def picture(
+        self, index: int = 0, frame: Literal["view", "source", "window"] = "view", limit: int | None = None
+    ) -> Image.Image:
+        """One of them as a picture: zero is mid-grey, the largest magnitude black or white. `frame`: over the view,
+        over the source picture (of at most `limit` pixels a side), or its window alone. Raises UsageError for
+        input that is not 2-D."""
         if self.values.ndim != 4:
             got = f"values {tuple(self.values.shape)}"
             raise UsageError("Reconstruction.picture", got=got, allowed="(N, C, H, W)")
-        values = self.values[index].detach().float().cpu().numpy()
-        values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
-        return Image.fromarray(render.as_rgb(0.5 + values / (2 * (np.abs(values).max() or 1.0))))
+        if frame not in ("view", "source", "window"):
+            raise UsageError("picture(frame=…)", got=repr(frame), allowed="view | source | window")
+        values = self.values[index]
+        if frame == "source":
+            values = _in_source(values, values.shape[1:], self.views[index], limit)
+        elif frame == "window" and self.windows is not None:
+            (top, bottom), (left, right) = self.windows[index]
+            values = values[:, top:bottom, left:right]
+        shown = np.nan_to_num(values.detach().float().cpu().numpy(), nan=0.0, posinf=0.0, neginf=0.0)
+        return Image.fromarray(render.as_rgb(0.5 + shown / (2 * (np.abs(shown).max() or 1.0))))
+
+    def in_source(self, limit: int | None = None) -> tuple[Tensor, ...]:
+        """Over the pixels of each source picture: a tuple of `(C, H, W)`, 0 where the view did not look. `limit`: longest
+        side of the result."""
+        size = self.values.shape[2:]
+        return tuple(
+            _in_source(v, size, view, limit) for v, view in zip(self.values, self.views, strict=True)
+        )
 
     def _facts(self) -> Iterable[tuple[str, object]]:
         yield "pictures", len(self.values)
         yield "values", _shape(self.values)
-        yield "method", self.method
+        yield "method", self.method + (f" at {self.layer}" if self.layer else "")
         yield "explained", self.target
+        if any(word != "ok" for word in self.status):
+            yield "status", few(self.status)
+        if self.seed is not None:
+            yield "seed", self.seed
 
     def _pictures(self) -> Iterable[tuple[str, Image.Image]]:
         if self.values.ndim == 4:
             for i in range(min(SHOWN, len(self.values))):
                 most = float(self.values[i].abs().max())
-                yield f"{i + 1} · ± {most:.3g}", render.fitted(self.picture(i))
+                words = [f"{i + 1}", *self.details[i : i + 1], f"± {most:.3g}"]
+                yield " · ".join(words), render.fitted(self.picture(i))
 
     def _more(self) -> str:
         return not_shown(len(self.values) - SHOWN, "picture")
@@ -403,6 +434,18 @@ def _spread(values: NDArray) -> NDArray:
     values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
     low, high = values.min(), values.max()
     return (values - low) / ((high - low) or 1.0)
+
+
+def _in_source(values: Tensor, cells: Sequence[int], view: View | None, limit: int | None) -> Tensor:
+    """Maps `(K, *cells)` that cover a view, over the source picture; 0 where the view did not look."""
+    y, x = source_samples(view, len(cells), limit)
+    assert view is not None  # source_samples has refused maps without a view
+    out = sample(values, 1, y * (cells[0] / view.size.height) - 0.5)
+    out = sample(out, 2, x * (cells[1] / view.size.width) - 0.5)
+    if not view.is_whole:
+        seen = np.outer((y > 0) & (y < view.size.height), (x > 0) & (x < view.size.width))
+        out = out * torch.from_numpy(seen).to(out)
+    return out
 
 
 def _shape(tensor: Tensor) -> str:

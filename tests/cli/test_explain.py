@@ -277,7 +277,7 @@ def test_columns_are_methods_at_layers():
     assert explain.methods("grad-cam:layer=x,occlusion,cam", "a, b") == (
         cl.GradCAM("x"), cl.Occlusion(), cl.CAM("a"), cl.CAM("b"),
     )  # fmt: skip
-    assert explain.methods("all") == tuple(maps.method(name) for name in maps.METHODS)
+    assert explain.methods("all") == tuple(maps.method(name) for name in maps.available())
 
 
 def test_layers_are_columns_of_their_own(packed, tmp_path, capsys):

@@ -35,8 +35,12 @@ from fingerprints import unchanged
 from small_networks import CLASSES, Headed, by_axes, gap, headed, pixels, seeded, tokens
 from walks import one_of_each_walk
 
-QUICK = {"occlusion": "occlusion:patch=10,stride=9"}
-METHODS = {name: maps.method(QUICK.get(name, name)) for name in maps.METHODS}
+QUICK = {
+    "occlusion": "occlusion:patch=10,stride=9",
+    "smooth-grad": "smooth-grad:n=1",
+    "captum": "captum:attribution=InputXGradient",
+}
+METHODS = {name: maps.method(QUICK.get(name, name)) for name in maps.available()}
 WALKS = one_of_each_walk(METHODS)
 
 # --- silent wrong maps -------------------------------------------------------------------------------------

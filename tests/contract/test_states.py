@@ -34,9 +34,11 @@ from walks import one_of_each_walk
 pytestmark = pytest.mark.filterwarnings("ignore:.* is compiled:UserWarning")
 QUICK = {
     "occlusion": "occlusion:patch=10,stride=9",
+    "smooth-grad": "smooth-grad:of=grad-cam,n=2",
+    "captum": "captum:attribution=InputXGradient",
     "bag-cam": "bag-cam:log=false",  # by default divided by scores, which are near zero here
 }
-METHODS = {name: maps.method(QUICK.get(name, name)) for name in maps.METHODS}
+METHODS = {name: maps.method(QUICK.get(name, name)) for name in maps.available()}
 NETWORKS: dict[str, Callable[[], Any]] = {
     "gap": gap,
     "in place": EXACT["in-place relu before the pool"],
@@ -90,7 +92,7 @@ def plain(method: str, network: str) -> cl.HeatMaps:
     return METHODS[method](cl.wrap(NETWORKS[network]()), pixels(), TARGET)
 
 
-BELOW_A_KINK = {"saliency": 0.99, "full-grad": 0.98}
+BELOW_A_KINK = {"saliency": 0.99, "captum": 0.99, "full-grad": 0.98}
 
 
 def apart(method: str, found: Tensor, expected: Tensor) -> float:
@@ -158,7 +160,8 @@ def test_weights_made_in_inference_mode(method, network):
         x = pixels()
     assert next(module.parameters()).is_inference()
     wrapped = cl.wrap(module)
-    if method == "saliency" or getattr(METHODS[method], "uses_gradients", False):
+    reaches_pixels = method in ("saliency", "smooth-grad", "captum")
+    if reaches_pixels or getattr(METHODS[method], "uses_gradients", False):
         with pytest.raises(UnsupportedError, match=r"made in inference mode; build .* outside .*cl\.CAM\(\)"):
             METHODS[method](wrapped, x, TARGET)
         return

@@ -236,3 +236,58 @@ def test_full_grad_is_pytorch_grad_cams_but_for_small_gradients():
         assert (difference(theirs, minmax(found)) <= NEAR) == same
         layer = cl.FullGrad()(cl.wrap(module), x, cl.ClassTarget(classes)).values[:, 0]
         assert difference(theirs, minmax(layer)) > 0.01
+
+
+def plain_relus(module: torch.nn.Module) -> torch.nn.Module:
+    """As captum wants a network for its ReLU rule: no module called twice, none in place."""
+    for m in list(module.modules()):
+        if isinstance(m, torch.nn.ReLU):
+            m.inplace = False
+    return module
+
+
+@pytest.mark.filterwarnings("ignore:.*backward hooks")
+@pytest.mark.filterwarnings("ignore:.*non-full backward hook")
+def test_guided_backprop_is_captums():
+    attr = pytest.importorskip("captum.attr", reason="captum is not installed")
+    module = plain_relus(
+        torch.nn.Sequential(
+            torchvision.models.vgg.make_layers(torchvision.models.vgg.cfgs["A"]),
+            torch.nn.AdaptiveAvgPool2d(1),
+            torch.nn.Flatten(),
+        )
+    )
+    torch.manual_seed(0)
+    for p in module.parameters():
+        torch.nn.init.normal_(p, 0, (2 / p[0].numel()) ** 0.5 if p.ndim > 1 else 0.1)
+    x = pixels(2, 40, 56)
+    theirs = attr.GuidedBackprop(module).attribute(x.clone().requires_grad_(), CLASSES).detach()
+    ours = cl.GuidedBackprop()(cl.wrap(module), x, cl.ClassTarget(CLASSES)).values
+    assert difference(theirs, ours) <= NEAR
+    layer = module[0][18]
+    theirs = (
+        attr.GuidedGradCam(module, layer)
+        .attribute(x.clone().requires_grad_(), CLASSES, interpolate_mode="bilinear")
+        .detach()
+    )
+    ours = cl.GuidedGradCAM("0.18")(cl.wrap(module), x, cl.ClassTarget(CLASSES)).values
+    assert difference(theirs, ours) <= NEAR
+
+
+def test_smooth_grad_is_captums_noise_tunnel_without_noise(case):
+    """Their noise has no seed to give it; without noise the two must agree, squares included."""
+    attr = pytest.importorskip("captum.attr", reason="captum is not installed")
+    module, x = case
+    tunnel = attr.NoiseTunnel(attr.Saliency(module))
+    theirs = tunnel.attribute(
+        x.clone().requires_grad_(),
+        nt_type="smoothgrad_sq",
+        nt_samples=2,
+        stdevs=0.0,
+        target=CLASSES,
+        abs=False,
+    )
+    ours = cl.SmoothGrad(n=2, sigma=0, mean="squared")(cl.wrap(module), x, cl.ClassTarget(CLASSES)).values[
+        :, 0
+    ]
+    assert difference(theirs.amax(1), ours) <= NEAR

@@ -14,7 +14,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
 from camlucida.errors import UsageError
-from camlucida.values import Box, HeatMaps, ScoredBox, Size
+from camlucida.values import Box, HeatMaps, Reconstruction, ScoredBox, Size
 
 MAX_SIDE = 1024
 """Maps are thresholded after upsampling to the picture (section 3.1), but to at most this many samples along
@@ -155,7 +155,10 @@ def over_maps(rule: Rule, maps: HeatMaps) -> Boxes:
 
 
 def in_pictures(maps: HeatMaps) -> Iterator[tuple[NDArray[np.float32], Size]]:
-    """For each picture its maps `(K, H, W)` over the whole picture, at most `MAX_SIDE` a side; its size."""
+    """For each picture its maps `(K, H, W)` over the whole picture, at most `MAX_SIDE` a side; its size.
+    Raises UsageError for what is no heat map."""
+    if isinstance(maps, Reconstruction):
+        raise UsageError("boxes", got=f"the signed picture that {maps.method} makes", allowed="heat maps")
     for heats, view in zip(maps.in_source(limit=MAX_SIDE), maps.views, strict=True):
         assert view is not None  # in_source has refused maps without a view
         yield heats.detach().float().cpu().numpy(), view.source

@@ -9,6 +9,8 @@ camlucida explain cup.jpg --out why/ --classes espresso,n03063599,17      by nam
 
 camlucida explain cup.jpg --out why/ --methods grad-cam,occlusion:patch=16,stride=8
 
+camlucida explain cup.jpg --out why/ --methods guided-backprop,deconvnet:unit=strongest --layers stages.1
+
 camlucida explain cup.jpg --out why/ --methods all --layers stage2,stage3 --network mine.safetensors --scale shared
 """
 
@@ -32,8 +34,9 @@ class Options:
     network: choices.Chosen = choices.DEFAULT
     classes: str = "top:3"
     """Rows: top:K, the K most probable; or classes by name, id or number; several with commas between."""
-    methods: str = "cam,grad-cam"
-    """Columns: methods with commas between, options after a colon, as occlusion:patch=16,stride=8; or all."""
+    methods: Annotated[str, tyro.conf.arg(aliases=("--method",))] = "cam,grad-cam"
+    """Columns: methods with commas between, options after a colon, as occlusion:patch=16,stride=8; or all, which is every
+    heat map. Pictures instead of maps: guided-backprop, guided-grad-cam, deconvnet."""
     layers: str | None = None
     """Layers with commas between, for the methods that look at one; by default each method's own."""
     views: str = "1"
@@ -110,7 +113,7 @@ def _note(method: Any, batches: Any) -> None:
     import math
     import sys
 
-    from camlucida import maps, specs
+    from camlucida import maps
 
     if not sys.stderr.isatty():
         return
@@ -121,7 +124,7 @@ def _note(method: Any, batches: Any) -> None:
         copies = sum(math.prod(place) for place in places)
         size = " × ".join(map(str, views[0]))
         cost = f": {copies:,} occluded copies of {size} pixels; a larger stride is quicker"
-    print(specs.describe(method, maps.METHODS) + cost, file=sys.stderr)
+    print(maps.describe(method) + cost, file=sys.stderr)
 
 
 def _show(cells: Sequence[dict[str, Any]]) -> None:

@@ -3,14 +3,16 @@ none."""
 
 from __future__ import annotations
 
+import importlib.util
 from typing import Protocol
 
 from torch import Tensor
 
 from camlucida import specs
+from camlucida.errors import UsageError
 from camlucida.networks.network import Network
 from camlucida.targets import Target
-from camlucida.values import Batch, HeatMaps
+from camlucida.values import Batch, HeatMaps, Reconstruction
 
 METHODS: dict[str, str] = {
     "cam": "camlucida.maps.cam:CAM",
@@ -27,7 +29,18 @@ METHODS: dict[str, str] = {
     "pc1": "camlucida.maps.pc1:PC1",
     "occlusion": "camlucida.maps.occlusion:Occlusion",
     "saliency": "camlucida.maps.saliency:Saliency",
+    "smooth-grad": "camlucida.maps.smooth_grad:SmoothGrad",
+    "captum": "camlucida.maps.captum:Captum",
 }
+RECONSTRUCTIONS: dict[str, str] = {
+    "guided-backprop": "camlucida.maps.guided_backprop:GuidedBackprop",
+    "guided-grad-cam": "camlucida.maps.guided_grad_cam:GuidedGradCAM",
+    "deconvnet": "camlucida.maps.deconvnet:DeconvNet",
+}
+"""Signed pictures, which no box rule takes; apart from METHODS for that reason."""
+
+NEEDS = {"captum": "captum"}
+"""Method → the optional package it runs on; `pip install 'camlucida[NAME]'` brings it."""
 
 
 class Method(Protocol):
@@ -37,10 +50,43 @@ class Method(Protocol):
     def __call__(self, network: Network, batch: Batch | Tensor, target: Target | None = None) -> HeatMaps: ...
 
 
+class Reconstructor(Protocol):
+    """As a Method, for one target a picture."""
+
+    def __call__(
+        self, network: Network, batch: Batch | Tensor, target: Target | None = None
+    ) -> Reconstruction: ...
+
+
 def method(spec: str) -> Method:
     """A method by name, options after a colon: `grad-cam`, `occlusion:patch=16,stride=4`. Raises
     UsageError."""
+    name = spec.partition(":")[0].strip()
+    if name in RECONSTRUCTIONS:
+        raise UsageError(
+            f"method {name}",
+            got="a signed picture, which is no heat map",
+            allowed=", ".join(available()),
+            do=f"camlucida explain --methods {name} shows it",
+        )
     return specs.build(spec, METHODS, "method")  # type: ignore[return-value]
+
+
+def any_method(spec: str) -> Method | Reconstructor:
+    """As `method`, of METHODS and RECONSTRUCTIONS."""
+    return specs.build(spec, {**METHODS, **RECONSTRUCTIONS}, "method")  # type: ignore[return-value]
+
+
+def describe(made: object) -> str:
+    """The spec of a method; `any_method` reads it back."""
+    return specs.describe(made, {**METHODS, **RECONSTRUCTIONS})
+
+
+def available() -> tuple[str, ...]:
+    """The names of METHODS whose packages are installed."""
+    return tuple(
+        name for name in METHODS if name not in NEEDS or importlib.util.find_spec(NEEDS[name]) is not None
+    )
 
 
 def for_network(network: Network, batch: Batch) -> Method:

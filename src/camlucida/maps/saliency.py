@@ -10,7 +10,7 @@ from torch import Tensor
 
 from camlucida import taps
 from camlucida.errors import UsageError
-from camlucida.maps.gradients import scored
+from camlucida.maps.gradients import Scored, scored
 from camlucida.networks.network import Network
 from camlucida.targets import ClassTarget, Target
 from camlucida.values import Batch, Grid, HeatMaps
@@ -37,16 +37,24 @@ class Saliency:
 
     def __call__(self, network: Network, batch: Batch | Tensor, target: Target | None = None) -> HeatMaps:
         batch = Batch.of(batch)
-        target = target or ClassTarget.predicted()
-        view = tuple(batch.pixels.shape[2:])
+        gradients, run = self.gradients(network, batch, target or ClassTarget.predicted())
+        return self.maps(gradients, run, batch)
+
+    def gradients(self, network: Network, batch: Batch, target: Target) -> tuple[Tensor, Scored]:
+        """∂S/∂I with its sign, `(N, K, C, *view)` float32."""
         with taps.borrowed(network.module):
             run = scored(
                 network, batch, target, taps.PIXELS, "the pixels",
                 "the network cuts it off (no_grad, detach, rounding): use cl.Occlusion()",
             )  # fmt: skip
-            values = torch.stack([gradient.abs().amax(1) for gradient in run.gradients()], 1)
-            dead = (values == 0).flatten(2).all(2)
-            ones = (1.0,) * len(view)
+            return torch.stack(list(run.gradients()), 1), run
+
+    def maps(self, gradients: Tensor, run: Scored, batch: Batch) -> HeatMaps:
+        """The maps that these gradients make."""
+        view = tuple(batch.pixels.shape[2:])
+        values = gradients.abs().amax(2)
+        dead = (values == 0).flatten(2).all(2)
+        ones = (1.0,) * len(view)
         return HeatMaps(
             blurred(values, self.blur * min(view) / SIDE), run.bound.classes, run.scores.detach(),
             Grid(view, tuple(o / 2 for o in ones), ones, ones), batch.views, "saliency", run.bound.words,

@@ -6,28 +6,29 @@ import dataclasses
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from camlucida import maps, render, specs
+from camlucida import maps, render
 from camlucida.errors import CamlucidaError, TargetError, UsageError
 from camlucida.images.read import read_picture
 from camlucida.images.sources import Source
-from camlucida.maps.catalogue import Method
+from camlucida.maps.catalogue import Method, Reconstructor
 from camlucida.maps.merge import Views, merge
 from camlucida.networks.labels import find_class
 from camlucida.networks.network import Network
 from camlucida.report import figures
 from camlucida.targets import ClassTarget
-from camlucida.values import Batch, Grid, Label, Reconstruction, Size, status_words
+from camlucida.values import Batch, Grid, HeatMaps, Label, Reconstruction, Size, status_words
 
 MOST = 20  # pictures of one run
 
-Note = Callable[[Method, tuple[Batch, ...]], None]
+Column = Method | Reconstructor
+Note = Callable[[Column, tuple[Batch, ...]], None]
 """Told of each column before it is made: the method, and the batches it will look at, one per view."""
 
 
@@ -98,6 +99,11 @@ class Cell:
         return self.heat is not None and self.status in ("ok", "all-negative")
 
     @property
+    def magnitude(self) -> float:
+        """Of a reconstruction: how far from zero its black and white are."""
+        return 0.0 if self.raw is None else float(np.abs(self.raw).max())
+
+    @property
     def title(self) -> str:
         """The method with its options; the layer is said apart."""
         return re.sub(r"layer=[^,]*,?", "", self.method).rstrip(":,")
@@ -126,16 +132,16 @@ class Explained:
     best: tuple[tuple[Label, float], ...]
 
 
-def methods(spec: str, layers: str | None = None) -> tuple[Method, ...]:
+def methods(spec: str, layers: str | None = None) -> tuple[Column, ...]:
     """The columns: methods with options, `cam,occlusion:patch=16,stride=8`, or `all`; a method that looks at a
     layer and has none given is taken once at each of `layers`. Raises UsageError."""
     # A comma before `option=` goes on with the method's options.
-    names = list(maps.METHODS) if spec.strip() == "all" else re.split(r",(?![^,:]*=)", spec)
+    names = list(maps.available()) if spec.strip() == "all" else re.split(r",(?![^,:]*=)", spec)
     at = [name.strip() for name in layers.split(",")] if layers else []
     if not all(at):
         raise UsageError("--layers", got=repr(layers), allowed="names with commas between")
-    found: list[Method] = []
-    for method in (maps.method(name.strip()) for name in names):
+    found: list[Column] = []
+    for method in (maps.any_method(name.strip()) for name in names):
         takes = getattr(method, "layer", "none to choose") is None
         found += [dataclasses.replace(method, layer=name) for name in at] if at and takes else [method]  # type: ignore[type-var]
     return tuple(dict.fromkeys(found))
@@ -158,7 +164,7 @@ def explain(
     network: Network,
     source: Source,
     asked: Sequence[int | str],
-    columns: Sequence[Method],
+    columns: Sequence[Column],
     views: Views,
     note: Note = lambda method, batches: None,
 ) -> Explained:
@@ -221,7 +227,7 @@ def _chosen(asked: Sequence[int | str], probabilities: torch.Tensor) -> list[int
 
 
 def _column(
-    method: Method,
+    method: Column,
     network: Network,
     batches: Sequence[Batch],
     chosen: Sequence[int],
@@ -229,7 +235,7 @@ def _column(
     views: Views,
 ) -> list[Cell]:
     """The cells of one method; the method's own words where it refuses."""
-    name, layer = specs.describe(method, maps.METHODS), getattr(method, "layer", None)
+    name, layer = maps.describe(method), getattr(method, "layer", None)
     try:
         try:
             return _cells(method, name, network, batches, [list(chosen)], drawn, views)
@@ -240,7 +246,7 @@ def _column(
 
 
 def _cells(
-    method: Method,
+    method: Column,
     name: str,
     network: Network,
     batches: Sequence[Batch],
@@ -248,14 +254,14 @@ def _cells(
     drawn: tuple[int, ...],
     views: Views,
 ) -> list[Cell]:
-    made = [method(network, batch, ClassTarget(index)) for batch in batches]
-    first = made[0]
-    if isinstance(first, Reconstruction):
+    first = method(network, batches[0], ClassTarget(index))
+    if isinstance(
+        first, Reconstruction
+    ):  # of the first view: signed pictures have no mean that says anything
         if isinstance(index, list) and len(index[0]) > 1:
             raise TargetError("a reconstruction of several classes")  # class by class, then
-        picture = first.picture().resize((drawn[1], drawn[0]), Image.Resampling.BICUBIC)
-        raw = first.values[0].detach().float().cpu().numpy()
-        return [Cell(name, None, "ok", "", first.target, raw=raw, picture=np.asarray(picture))]
+        return [_reconstructed(first, name, batches[0], drawn)]
+    made = [first, *(cast(HeatMaps, method(network, batch, ClassTarget(index))) for batch in batches[1:])]
     (merged,) = merge(made, max(drawn), views.how)
     raws = first.values[0] if len(made) == 1 else merged
     words = first.status[0] if len(made) == 1 else status_words(merged)
@@ -268,3 +274,17 @@ def _cells(
         )
         for word, score, raw, heat in zip(words, scores, raws, merged, strict=True)
     ]  # fmt: skip
+
+
+def _reconstructed(made: Reconstruction, name: str, batch: Batch, drawn: tuple[int, ...]) -> Cell:
+    """The cell of a signed picture, laid where the view looked."""
+    colours = made
+    if getattr(batch.preprocessing, "channels", "") == "BGR":
+        colours = dataclasses.replace(made, values=made.values.flip(1))
+    grey = colours.picture(0, "source", max(drawn)).resize((drawn[1], drawn[0]), Image.Resampling.BICUBIC)
+    ok = made.status[0] == "ok"
+    return Cell(
+        name, made.layer, made.status[0], "", ": ".join([made.target, *made.details]),
+        float("nan") if made.scores is None else float(made.scores[0]),
+        made.values[0].detach().float().cpu().numpy(), picture=np.asarray(grey) if ok else None, seed=made.seed,
+    )  # fmt: skip

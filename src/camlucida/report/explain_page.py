@@ -43,7 +43,12 @@ def captioned(
     if cell.status == "refused":
         words.append(f"refused: {cell.reason}")
     else:
-        words += [cell.target if cell.picture is not None else f"{cell.target} {cell.score:.3g}", cell.status]
+        said = (
+            f"{cell.target}, grey is 0 ± {cell.magnitude:.3g}"
+            if cell.picture is not None
+            else f"{cell.target} {cell.score:.3g}"
+        )
+        words += [said, cell.status]
     bar = (low, high) if cell.is_painted else None
     return render.captioned(
         np.asarray(shown), _plain(" · ".join(words)), bar=bar, colours="signed" if low < 0 else "heat"
@@ -52,7 +57,7 @@ def captioned(
 
 def _plain(text: str) -> str:
     """What Pillow's built-in font can draw; signs that messages use get a spelling."""
-    for sign, plain in (("→", "->"), ("×", "x"), ("−", "-"), ("≥", ">="), ("≤", "<=")):
+    for sign, plain in (("→", "->"), ("±", "+-"), ("×", "x"), ("−", "-"), ("≥", ">="), ("≤", "<=")):
         text = text.replace(sign, plain)
     return figures.latin(text)
 
@@ -111,12 +116,16 @@ def page(
     rejected: Sequence[tuple[str, str]] = (),
 ) -> str:
     """The whole page, one HTML file that asks nothing of any network and needs no script."""
+    reconstructed = any(
+        shown["cell"].picture is not None for one in entries for row in one["rows"] for shown in row["cells"]
+    )
     signed = any(cell["low"] < 0 for one in entries for row in one["rows"] for cell in row["cells"])
     return (
         pages.environment()
         .get_template("explain.html.j2")
         .render(
             pictures=entries, facts=list(facts), command=pages.command_line(list(command)), rejected=list(rejected), signed=signed,
+            reconstructed=reconstructed,
         )
     )  # fmt: skip
 
