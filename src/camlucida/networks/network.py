@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import chain
@@ -199,9 +199,15 @@ class Network(Shown):
             f"layer {name!r} does not exist", do=nearest(name, [one.name for one in found.layers])
         )
 
-    def run(self, pixels: Tensor, points: Iterable[Point], gradient_at: Point | None = None) -> Run:
+    def run(
+        self,
+        pixels: Tensor,
+        points: Iterable[Point],
+        gradient_at: Point | None = None,
+        instead: Mapping[Point, Callable[[Tensor], Tensor]] | None = None,
+    ) -> Run:
         """One tapped forward pass; call inside `taps.borrowed(net.module)`."""
-        return taps.run(self.module, self.forward, pixels, tuple(points), gradient_at)
+        return taps.run(self.module, self.forward, pixels, tuple(points), gradient_at, instead)
 
 
 def logits_of(output: Any) -> Tensor:
