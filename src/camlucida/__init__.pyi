@@ -29,10 +29,13 @@ from camlucida.geometry import Grid as Grid
 from camlucida.geometry import ScoredBox as ScoredBox
 from camlucida.geometry import Size as Size
 from camlucida.geometry import View as View
+from camlucida.maps.ablation_cam import AblationCAM as AblationCAM
 from camlucida.maps.cam import CAM as CAM
 from camlucida.maps.grad_cam import GradCAM as GradCAM
 from camlucida.maps.occlusion import Occlusion as Occlusion
+from camlucida.maps.rise import RISE as RISE
 from camlucida.maps.saliency import Saliency as Saliency
+from camlucida.maps.score_cam import ScoreCAM as ScoreCAM
 from camlucida.networks.cards import Card as Card
 from camlucida.networks.catalogue import load as load
 from camlucida.networks.catalogue import wrap as wrap

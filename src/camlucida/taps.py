@@ -76,6 +76,20 @@ def borrowed(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def channels_last(module: nn.Module) -> Iterator[None]:
+    """Inside, the kernels of 2-D convolutions lie channels last in memory, for pictures that do too: the same numbers,
+    faster. Afterwards every weight is where it was."""
+    kernels = [
+        p for p in module.parameters() if p.ndim == 4 and p.layout == torch.strided and not p.is_inference()
+    ]
+    with ExitStack() as stack:
+        for kernel in kernels:
+            stack.callback(setattr, kernel, "data", kernel.data)
+            kernel.data = kernel.data.contiguous(memory_format=torch.channels_last)
+        yield
+
+
+@contextmanager
 def watched(
     module: nn.Module,
     points: Sequence[Point],

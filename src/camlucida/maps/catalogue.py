@@ -13,10 +13,13 @@ from camlucida.targets import Target
 from camlucida.values import Batch, HeatMaps
 
 METHODS: dict[str, str] = {
+    "ablation-cam": "camlucida.maps.ablation_cam:AblationCAM",
     "cam": "camlucida.maps.cam:CAM",
     "grad-cam": "camlucida.maps.grad_cam:GradCAM",
     "occlusion": "camlucida.maps.occlusion:Occlusion",
+    "rise": "camlucida.maps.rise:RISE",
     "saliency": "camlucida.maps.saliency:Saliency",
+    "score-cam": "camlucida.maps.score_cam:ScoreCAM",
 }
 
 

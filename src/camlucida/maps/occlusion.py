@@ -9,7 +9,6 @@ from torch import Tensor
 
 from camlucida import taps
 from camlucida.errors import UsageError
-from camlucida.maps import schedule
 from camlucida.maps.perturbation import intact, pictures_and
 from camlucida.networks.network import Network
 from camlucida.targets import ClassTarget, Target
@@ -43,12 +42,11 @@ class Occlusion:
             )
         places = tuple((side - self.patch) // self.stride + 1 for side in view)
         corners = list(itertools.product(*(range(0, n * self.stride, self.stride) for n in places)))
-        device = network.device
         with taps.borrowed(network.module):
             clean = intact(network, batch, target)
             scores = clean.scores
             values = scores.new_empty(len(pixels), scores.shape[1], len(corners))
-            picture, place = pictures_and(len(pixels), len(corners), device)
+            picture, place = pictures_and(len(pixels), len(corners), clean.pixels.device)
 
             def hide(part: slice) -> None:
                 rows, places = picture[part], place[part]
@@ -57,10 +55,7 @@ class Occlusion:
                     copy[(slice(None), *(slice(c, c + self.patch) for c in corners[corner]))] = self.fill
                 values[rows, :, places] = scores[rows] - clean.scores_of(shown, rows)
 
-            schedule.run(
-                "occlusion", len(picture), hide, bytes_each=clean.bytes_each, device=device, pictures=len(pixels),
-                most=self.batch,
-            )  # fmt: skip
+            clean.each("occlusion", len(picture), hide, most=self.batch)
         ones = (1.0,) * len(view)
         grid = Grid(
             view,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from camlucida import taps
+from camlucida.maps import schedule
 from camlucida.networks.network import Network
 from camlucida.networks.structure import Layer
 from camlucida.taps import Point
@@ -43,6 +44,17 @@ class Intact:
     def scores_of(self, shown: Tensor, rows: Tensor) -> Tensor:
         """The target's scores `(rows, K)` float32 on changed copies `(rows, C, *spatial)`, of the pictures `rows`."""
         return self.bound.scores(self.output_of(shown), rows).float()
+
+    def each(
+        self, what: str, copies: int, work: Callable[[slice], None], *,
+        bytes_each: int | None = None, most: int | None = None, passes: float | None = None, unit: str = schedule.PASSES,
+    ) -> None:  # fmt: skip
+        """`schedule.run` on these pictures, with the weights of the network laid for speed meanwhile."""
+        with taps.channels_last(self.network.module):
+            schedule.run(
+                what, copies, work, bytes_each=bytes_each or self.bytes_each, device=self.pixels.device,
+                pictures=len(self.pixels), most=most, passes=passes, unit=unit,
+            )  # fmt: skip
 
 
 def intact(network: Network, batch: Batch, target: Target, points: Iterable[Point] = ()) -> Intact:

@@ -14,42 +14,44 @@ import torch
 
 from camlucida.errors import UsageError
 
-MOST = {"cpu": 32}  # copies a chunk: more are no faster there; other devices: as many as fit, up to
-MOST_ELSEWHERE = 512
+BEST_ON_CPU = 10**8
+"""Bytes of a chunk on a CPU: larger ones leave its caches and are slower, however much memory there is."""
+MOST = 512  # copies a chunk
+PASSES = "forward passes"
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 UNITS |= {f"{letter}i": 1 << 10 * power for power, letter in enumerate("kmgt", 1)}
 
 
 @dataclass(frozen=True)
 class Budget:
-    """`memory`: bytes that the tensors of one chunk may take, weights not counted; None: 1 GB on a CPU, half of the
-    memory of another device. It fixes the size of the chunks, so that two runs are equal bit for bit; under another
-    budget, or after the device ran out of memory, maps differ by float noise."""
+    """`memory`: bytes that the tensors of one chunk may take, weights not counted; None: half of a GPU's memory. On a
+    CPU a chunk takes 100 MB at most, since larger ones are slower. The budget fixes the size of the chunks, so that two
+    runs are equal bit for bit; under another budget, or after memory ran out, maps differ by float noise."""
 
     memory: int | None = None
 
     def copies(self, bytes_each: int, device: torch.device) -> int:
-        """How many copies of a picture, `bytes_each` in the network, a chunk holds: at least one."""
-        memory = self.memory
-        if memory is None:
-            memory = 10**9
-            if device.type == "cuda":
-                memory = torch.cuda.get_device_properties(device).total_memory // 2
-        return max(1, min(memory // max(bytes_each, 1), MOST.get(device.type, MOST_ELSEWHERE)))
+        """How many copies of a picture, `bytes_each` in the network, a chunk holds: at least one, at most 512."""
+        most = BEST_ON_CPU
+        if device.type == "cuda":
+            most = torch.cuda.get_device_properties(device).total_memory // 2
+        memory = most if self.memory is None else min(most, self.memory)
+        return max(1, min(memory // max(bytes_each, 1), MOST))
 
 
 @dataclass(frozen=True)
 class Work:
-    """What is about to run: `copies` of `pictures` through the network, by the method `what`; `passes`: what that costs,
-    in forward passes a picture."""
+    """What is about to run: `copies` of `pictures` through the network, by the method `what`; what that costs: `passes` a
+    picture, of what `unit` says."""
 
     what: str
     copies: int
     pictures: int
     passes: float
+    unit: str
 
     def __str__(self) -> str:
-        return f"{self.what}: ≈ {self.passes:,.0f} forward passes a picture"
+        return f"{self.what}: ≈ {self.passes:,.0f} {self.unit} a picture"
 
 
 Listener = Callable[[Work, int], None]
@@ -97,18 +99,18 @@ def parse(size: int | str | None) -> int | None:
 
 def run(
     what: str, copies: int, work: Callable[[slice], None], *, bytes_each: int, device: torch.device,
-    pictures: int = 1, passes: float | None = None, most: int | None = None,
+    pictures: int = 1, most: int | None = None, passes: float | None = None, unit: str = PASSES,
 ) -> None:  # fmt: skip
     """Calls `work` with slices that cover 0 … copies, in order, each as large as the budget allows (and at most `most`).
 
     Where the device runs out of memory, the chunk is halved and that slice is done again, so `work` must be free to
-    repeat one that failed; a chunk of one copy that does not fit raises what torch raised. `passes`: forward passes a
-    picture, where they are not copies / pictures.
+    repeat one that failed; a chunk of one copy that does not fit raises what torch raised. `passes`, `unit`: as for Work,
+    copies / pictures forward passes unless told.
     """
     size = (_budget.get() or Budget()).copies(bytes_each, device)
     size = min(size, most) if most else size
     size = math.ceil(copies / max(math.ceil(copies / size), 1))  # chunks of one size
-    about = Work(what, copies, pictures, copies / pictures if passes is None else passes)
+    about = Work(what, copies, pictures, copies / pictures if passes is None else passes, unit)
     tell = _listener.get() or (lambda work, done: None)
     tell(about, 0)
     done = 0
