@@ -28,7 +28,12 @@ from small_networks import (
     tokens,
 )  # fmt: skip
 
-QUICK = {"occlusion": "occlusion:patch=10,stride=9"}  # options that keep slow methods short
+QUICK = {  # options that keep slow methods short
+    "occlusion": "occlusion:patch=10,stride=9",
+    "score-cam": "score-cam:channels=8",
+    "ablation-cam": "ablation-cam:channels=8",
+    "rise": "rise:masks=8",
+}
 METHODS = {name: maps.method(QUICK.get(name, name)) for name in maps.METHODS}
 
 NETWORKS = {
