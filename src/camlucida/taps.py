@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from camlucida.errors import LayerError, UnsupportedError, nearest
 
@@ -232,17 +231,18 @@ def run(
     return Run(output, tapped)
 
 
-class Footprint(TorchDispatchMode):
+class Footprint(TorchFunctionMode):
     """Inside, counts the bytes of tensors that operations make: `peak`, the most at one time. The same on every device
-    and in every run; work space inside one operation is not seen."""
+    and in every run; what one operation makes and drops inside is not seen."""
 
     def __init__(self) -> None:
         super().__init__()
         self.peak = self.now = 0
         self._known: set[int] = set()
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        output = func(*args, **(kwargs or {}))
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        output = func(*args, **kwargs)
         given = {storage._cdata for storage in _storages((args, kwargs))}
         for storage in _storages(output):
             key = storage._cdata

@@ -34,7 +34,12 @@ from camlucida.errors import LayerError, NetworkError, TargetError, UnsupportedE
 from fingerprints import unchanged
 from small_networks import CLASSES, Headed, by_axes, gap, headed, pixels, seeded, tokens
 
-QUICK = {"occlusion": "occlusion:patch=10,stride=9"}
+QUICK = {
+    "occlusion": "occlusion:patch=10,stride=9",
+    "score-cam": "score-cam:channels=8",
+    "ablation-cam": "ablation-cam:channels=8",
+    "rise": "rise:masks=8",
+}
 METHODS = {name: maps.method(QUICK.get(name, name)) for name in maps.METHODS}
 
 # --- silent wrong maps -------------------------------------------------------------------------------------

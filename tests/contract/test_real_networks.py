@@ -24,7 +24,12 @@ from camlucida.errors import TargetError, UnsupportedError
 from fingerprints import unchanged
 from small_networks import CLASSES, pixels, seeded
 
-QUICK = {"occlusion": "occlusion:patch=48,stride=32"}  # two places
+QUICK = {
+    "occlusion": "occlusion:patch=48,stride=32",  # two places
+    "score-cam": "score-cam:channels=2",
+    "ablation-cam": "ablation-cam:channels=2",
+    "rise": "rise:masks=2",
+}
 METHODS = {name: maps.method(QUICK.get(name, name)) for name in maps.METHODS}
 UNKNOWN = object()
 

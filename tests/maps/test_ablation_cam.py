@@ -114,7 +114,7 @@ class Meeting(Headed):
 
 MEETINGS = {
     "in place": lambda below, side: below.mul_(0.5).add_(side),
-    "joined": lambda below, side: torch.cat([below, side], 1)[:, 3 : 3 + CHANNELS],
+    "joined": lambda below, side: torch.cat([below, side], 1)[:, 3 : 3 + CHANNELS].abs(),
     "by the number of pictures": lambda below, side: side.reshape(len(below), -1, 5, 7)[:, :CHANNELS],
 }
 

@@ -132,7 +132,9 @@ def _runs_alone(clean: Intact, layer: Layer) -> int | None:
     """Bytes that a copy takes above the layer; None where one picture below it and several copies above do not give what
     as many pictures give. Tried with half of the channels of the first picture, and with the other half."""
     first = torch.zeros(2, dtype=torch.int64, device=clean.pixels.device)
-    keep = torch.arange(layer.channels, device=first.device) % 2 == torch.arange(2, device=first.device)[:, None]
+    keep = (
+        torch.arange(layer.channels, device=first.device) % 2 == torch.arange(2, device=first.device)[:, None]
+    )
     whole = _kept(clean, layer, clean.pixels[first], first, keep)
     start = 0
     with taps.Footprint() as footprint:

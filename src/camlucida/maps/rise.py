@@ -72,7 +72,9 @@ class RISE:
         """The masks before they are stretched: cells `(N, s, …)`, 0 or 1, and how far each is shifted, `(N, axes)` in
         pixels."""
         random = torch.Generator().manual_seed(self.seed)
-        cells = (torch.rand(self.masks, *(self.s,) * len(view), generator=random) < self.p).float()
+        cells = (
+            torch.rand(self.masks, *(self.s,) * len(view), generator=random, dtype=torch.float32) < self.p
+        ).float()
         shifts = [
             torch.randint(0, math.ceil(side / self.s), (self.masks,), generator=random) for side in view
         ]
@@ -85,7 +87,7 @@ def laid_over(cells: Tensor, shifts: Tensor, view: tuple[int, ...]) -> Tensor:
     for axis, side in enumerate(view):
         s = cells.shape[1]  # the axes go round: the first is stretched and becomes the last
         size = (s + 1) * math.ceil(side / s)
-        at = torch.arange(side, device=cells.device) + shifts[:, axis, None]
+        at = torch.arange(side, device=cells.device) + shifts[:, axis, None].float()
         at = ((at + 0.5) * (s / size) - 0.5).clamp(0, s - 1)
         near = (1 - (at[..., None] - torch.arange(s, device=cells.device)).abs()).clamp(min=0)  # (N, side, s)
         stretched = torch.bmm(near, cells.reshape(len(cells), s, -1))

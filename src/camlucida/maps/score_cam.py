@@ -63,7 +63,7 @@ class ScoreCAM:
             chosen = spans.argsort(dim=1, descending=True, stable=True)[:, : self.channels]
             live = spans.gather(1, chosen) != 0
             scores = self._scores(clean, cells, chosen, live)
-            weights = torch.zeros(*cells.shape[:2], scores.shape[2], device=scores.device)
+            weights = scores.new_zeros(*cells.shape[:2], scores.shape[2])
             weights.scatter_(1, chosen[..., None].expand_as(scores), self._weights(clean, scores, live))
             values = torch.einsum("nck,nc...->nk...", weights, cells)
             grid = network.structure(batch.pixels).grid(layer, tuple(batch.pixels.shape[2:]))
