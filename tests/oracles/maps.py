@@ -111,7 +111,10 @@ def rise(
 ) -> NDArray[np.float64]:
     """The masks' mean, weighted by the score of the picture `(C, H, W)` behind each, over p."""
     every = list(masks)
-    return sum(score(picture * torch.from_numpy(m)) * m for m in every) / (len(every) * p)
+    found = np.zeros(picture.shape[1:])
+    for mask in every:
+        found += score(picture * torch.from_numpy(mask)) * mask
+    return found / (len(every) * p)
 
 
 def saliency(

@@ -76,7 +76,7 @@ def _at_the_head(clean: Intact, head: Head, cells: Tensor, chosen: Tensor) -> Te
     assert clean.logits is not None
     logits = clean.logits
     weight, pooled = head.linear(cells)[0][0], head.pooled(cells)
-    picture, place = pictures_and(*chosen.shape, cells.device)
+    picture, place = pictures_and(chosen.shape, cells.device)
     scores = clean.scores.new_empty(*chosen.shape, clean.scores.shape[1])
 
     def ablate(part: slice) -> None:
@@ -92,7 +92,7 @@ def _at_the_head(clean: Intact, head: Head, cells: Tensor, chosen: Tensor) -> Te
 def _above(clean: Intact, layer: Layer, chosen: Tensor) -> Tensor:
     """The scores `(N, channels, K)` without each channel, from runs of the network above the layer, or of all of it."""
     scores = clean.scores.new_empty(*chosen.shape, clean.scores.shape[1])
-    picture, place = pictures_and(*chosen.shape, chosen.device)
+    picture, place = pictures_and(chosen.shape, chosen.device)
     bytes_above = _runs_alone(clean, layer)
 
     def ablate(part: slice) -> None:

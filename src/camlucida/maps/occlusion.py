@@ -46,7 +46,7 @@ class Occlusion:
             clean = intact(network, batch, target)
             scores = clean.scores
             values = scores.new_empty(len(pixels), scores.shape[1], len(corners))
-            picture, place = pictures_and(len(pixels), len(corners), clean.pixels.device)
+            picture, place = pictures_and((len(pixels), len(corners)), clean.pixels.device)
 
             def hide(part: slice) -> None:
                 rows, places = picture[part], place[part]

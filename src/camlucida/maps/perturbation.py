@@ -3,7 +3,7 @@ copies of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -77,7 +77,8 @@ def laid(pixels: Tensor) -> Tensor:
     return pixels.contiguous(memory_format=torch.channels_last) if pixels.ndim == 4 else pixels
 
 
-def pictures_and(pictures: int, each: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Every pair of a picture and one of its `each` changes, picture by picture: two index vectors."""
+def pictures_and(shape: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Every pair of a picture and one of its changes, `shape` = how many of each, picture by picture: two index vectors."""
+    pictures, each = shape
     jobs = torch.arange(pictures * each, device=device)
     return jobs // each, jobs % each

@@ -46,7 +46,7 @@ class RISE:
             clean = intact(network, batch, target or ClassTarget.predicted())
             cells, shifts = self.drawn(view)
             device = clean.pixels.device
-            picture, number = pictures_and(len(batch), self.masks, device)
+            picture, number = pictures_and((len(batch), self.masks), device)
             values = clean.scores.new_zeros(*clean.scores.shape, math.prod(view))
 
             def show(part: slice) -> None:

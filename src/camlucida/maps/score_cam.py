@@ -83,7 +83,7 @@ class ScoreCAM:
     def _scores(self, clean: Intact, cells: Tensor, chosen: Tensor, live: Tensor) -> Tensor:
         """s `(N, channels, K)`; probabilities for that weighting."""
         view = clean.pixels.shape[2:]
-        picture, place = (which[live.flatten()] for which in pictures_and(*chosen.shape, cells.device))
+        picture, place = (which[live.flatten()] for which in pictures_and(chosen.shape, cells.device))
         scores = clean.scores.new_zeros(*chosen.shape, clean.scores.shape[1])
 
         def show(part: slice) -> None:
