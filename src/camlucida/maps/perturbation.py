@@ -4,6 +4,7 @@ copies of them."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -49,8 +50,8 @@ class Intact:
         self, what: str, copies: int, work: Callable[[slice], None], *,
         bytes_each: int | None = None, most: int | None = None, passes: float | None = None, unit: str = schedule.PASSES,
     ) -> None:  # fmt: skip
-        """`schedule.run` on these pictures, with the weights of the network laid for speed meanwhile."""
-        with taps.channels_last(self.network.module):
+        """`schedule.run` on these pictures; where the network runs, with its weights laid for speed meanwhile."""
+        with nullcontext() if passes == 0 else taps.channels_last(self.network.module):
             schedule.run(
                 what, copies, work, bytes_each=bytes_each or self.bytes_each, device=self.pixels.device,
                 pictures=len(self.pixels), most=most, passes=passes, unit=unit,

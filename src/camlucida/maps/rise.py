@@ -44,14 +44,14 @@ class RISE:
         view = tuple(batch.pixels.shape[2:])
         with taps.borrowed(network.module):
             clean = intact(network, batch, target or ClassTarget.predicted())
-            cells, shifts = self.drawn(view)
             device = clean.pixels.device
+            cells, shifts = (drawn.to(device) for drawn in self.drawn(view))
             picture, number = pictures_and((len(batch), self.masks), device)
             values = clean.scores.new_zeros(*clean.scores.shape, math.prod(view))
 
             def show(part: slice) -> None:
                 rows, which = picture[part], number[part]
-                mask = laid_over(cells[which.cpu()].to(device), shifts[which.cpu()].to(device), view)
+                mask = laid_over(cells[which], shifts[which], view)
                 shown = torch.mul(clean.pixels[rows], mask[:, None].to(clean.pixels.dtype))
                 scores = clean.scores_of(shown, rows)
                 some = slice(int(rows[0]), int(rows[-1]) + 1)
