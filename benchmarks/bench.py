@@ -115,6 +115,52 @@ def peers(given: argparse.Namespace) -> Figures:
     return ratios(interleaved(tasks, given.rounds), "bare forward pass")
 
 
+def score_cam(given: argparse.Namespace) -> Figures:
+    """Score-CAM of one picture, ResNet-18, float32 and bfloat16, against torchcam at its best chunk size, by the clock and in
+    processor time; the maps are equal."""
+    try:
+        from torchcam.methods import ScoreCAM as PeerScoreCAM
+    except ImportError:
+        print("  torchcam is not installed")
+        return {}
+    torch.manual_seed(0)
+    module = torchvision.models.resnet18(weights=None).eval()
+    pixels = torch.randn(1, 3, given.side, given.side)
+    net, half = cl.wrap(module), cl.Network(module, precision="bf16-mixed")
+    method = cl.ScoreCAM(given.layer, span="cells")  # its masks
+
+    def peer(size: int) -> torch.Tensor:
+        with PeerScoreCAM(module, given.layer, batch_size=size) as extract, torch.inference_mode():
+            module(pixels)
+            return extract([1], normalized=False)[0]
+
+    work: dict[str, list[float]] = {}
+
+    def timed(name: str, call: Callable[[], object]) -> Callable[[], object]:
+        def run() -> None:
+            began = time.process_time()
+            call()
+            work.setdefault(name, []).append(time.process_time() - began)
+
+        return run
+
+    theirs, ours = peer(32), method(net, pixels, cl.ClassTarget(1)).values[:, 0]
+    apart = float((theirs / theirs.max() - ours / ours.max()).abs().max())
+    if not apart <= 1e-4:
+        raise SystemExit(f"score_cam: the maps differ by {apart:.1e} of the largest value")
+    calls = {f"torchcam, chunks of {size}": lambda size=size: peer(size) for size in given.chunks}
+    calls["camlucida"] = lambda: method(net, pixels, cl.ClassTarget(1))
+    if not given.no_half:
+        calls["camlucida, bfloat16"] = lambda: method(half, pixels, cl.ClassTarget(1))
+    seconds = interleaved({name: timed(name, call) for name, call in calls.items()}, given.rounds)
+    work = {name: taken[1:] for name, taken in work.items()}  # without the round to warm up
+    figures: Figures = {"largest difference": summary([apart], "of the map")}
+    for words, taken in (("", seconds), (": processor time", work)):
+        best = min((n for n in calls if n.startswith("torchcam")), key=lambda n: statistics.median(taken[n]))
+        figures |= {f"{name}{words}": one for name, one in ratios(taken, best).items()}
+    return figures
+
+
 def _resnet(given: argparse.Namespace) -> tuple[Any, torch.Tensor]:
     torch.manual_seed(0)
     module = torchvision.models.resnet50(weights=None).eval()
@@ -288,7 +334,7 @@ def _child(arguments: Sequence[str]) -> tuple[float, float]:
     return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-STUDIES = {study.__name__: study for study in (cam, peers, boxes, folder, start)}
+STUDIES = {study.__name__.replace("_", "-"): study for study in (cam, peers, score_cam, boxes, folder, start)}
 
 
 def lines(figures: Figures) -> Iterator[str]:
@@ -305,6 +351,11 @@ def main() -> None:
     options.add_argument("--only", default="", help=f"studies, by commas: {', '.join(STUDIES)}; all of them")
     options.add_argument("--batch", type=int, default=8, help="pictures a forward pass, for the maps")
     options.add_argument("--side", type=int, default=224, help="pixels a side, for the maps")
+    options.add_argument("--layer", default="layer4", help="for Score-CAM: one forward pass a channel")
+    options.add_argument(
+        "--chunks", type=int, nargs="+", default=[8, 16, 32, 64], help="for Score-CAM: torchcam's"
+    )
+    options.add_argument("--no-half", action="store_true", help="for Score-CAM: without bfloat16")
     options.add_argument("--photos", nargs="*", help="for the folder; $CAMLUCIDA_DATA/photos.zip")
     options.add_argument("--pictures", type=int, help="only the first so many of them")
     options.add_argument("--json", type=Path, help="write the figures here")

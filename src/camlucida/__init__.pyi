@@ -29,6 +29,7 @@ from camlucida.geometry import Grid as Grid
 from camlucida.geometry import ScoredBox as ScoredBox
 from camlucida.geometry import Size as Size
 from camlucida.geometry import View as View
+from camlucida.maps.ablation_cam import AblationCAM as AblationCAM
 from camlucida.maps.bag_cam import BagCAM as BagCAM
 from camlucida.maps.cam import CAM as CAM
 from camlucida.maps.captum import Captum as Captum
@@ -45,7 +46,9 @@ from camlucida.maps.hires_cam import HiResCAM as HiResCAM
 from camlucida.maps.layer_cam import LayerCAM as LayerCAM
 from camlucida.maps.occlusion import Occlusion as Occlusion
 from camlucida.maps.pc1 import PC1 as PC1
+from camlucida.maps.rise import RISE as RISE
 from camlucida.maps.saliency import Saliency as Saliency
+from camlucida.maps.score_cam import ScoreCAM as ScoreCAM
 from camlucida.maps.smooth_grad import SmoothGrad as SmoothGrad
 from camlucida.maps.xgrad_cam import XGradCAM as XGradCAM
 from camlucida.networks.cards import Card as Card

@@ -516,13 +516,44 @@ def test_the_cost_of_occlusion_is_said_on_a_terminal_only(packed, tmp_path, caps
     ]
     assert main([*arguments, "--out", str(tmp_path / "a")]) == 0
     # 64 × 91 pixels: ⌊40/20⌋ + 1 = 3 by ⌊67/20⌋ + 1 = 4 places.
-    assert capsys.readouterr().err.splitlines() == [
+    assert capsys.readouterr().err.splitlines()[:3] == [
         "cam",
-        "occlusion:patch=24,stride=20: 12 occluded copies of 64 × 91 pixels; a larger stride is quicker",
+        "occlusion:patch=24,stride=20",
+        "occlusion: ≈ 12 forward passes a picture",
     ]
     monkeypatch.undo()
     assert main([*arguments, "--out", str(tmp_path / "b")]) == 0
     assert capsys.readouterr().err == ""
+
+
+def test_memory_is_kept_to_and_changes_nothing(packed, tmp_path, capsys, monkeypatch):
+    file, shown, run = picture(tmp_path), [], cl.Network.run
+    monkeypatch.setattr(
+        cl.Network, "run", lambda net, x, *a, **k: shown.append(len(x)) or run(net, x, *a, **k)
+    )
+    arguments = [
+        "explain",
+        str(file),
+        "--network",
+        packed,
+        "--classes",
+        "0",
+        "--json",
+        "--methods",
+        "rise:masks=6",
+    ]
+    assert main([*arguments, "--out", str(tmp_path / "a")]) == 0
+    plain = json.loads(capsys.readouterr().out)
+    assert max(shown) == 6
+    del shown[:]
+    assert main([*arguments, "--out", str(tmp_path / "b"), "--memory", "1kB"]) == 0
+    kept = json.loads(capsys.readouterr().out)
+    assert max(shown) == 1
+    assert plain["maximum"] > plain["minimum"]
+    assert kept["maximum"] == pytest.approx(plain["maximum"], rel=1e-4)
+    assert kept["minimum"] == pytest.approx(plain["minimum"], rel=1e-4)
+    assert main([*arguments, "--out", str(tmp_path / "c"), "--memory", "much"]) == 2
+    assert "512MB" in capsys.readouterr().err
 
 
 def test_the_users_module_comes_back_as_it_was(packed, tmp_path):

@@ -32,6 +32,9 @@ QUICK = {  # options that keep slow methods short
     "occlusion": "occlusion:patch=10,stride=9",
     "smooth-grad": "smooth-grad:n=2",
     "captum": "captum:attribution=InputXGradient",
+    "score-cam": "score-cam:channels=8",
+    "ablation-cam": "ablation-cam:channels=8",
+    "rise": "rise:masks=8",
 }
 METHODS = {name: maps.method(QUICK.get(name, name)) for name in maps.available()}
 

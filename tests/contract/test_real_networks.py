@@ -25,7 +25,12 @@ from fingerprints import unchanged
 from small_networks import CLASSES, pixels, seeded
 from walks import one_of_each_walk
 
-QUICK = {"occlusion": "occlusion:patch=48,stride=32"}  # two places
+QUICK = {
+    "occlusion": "occlusion:patch=48,stride=32",  # two places
+    "score-cam": "score-cam:channels=2",
+    "ablation-cam": "ablation-cam:channels=2",
+    "rise": "rise:masks=2",
+}
 METHODS = {name: maps.method(QUICK.get(name, name)) for name in maps.METHODS}
 UNKNOWN = object()
 STRAIGHT = {

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+
+from oracles.geometry import stretched
 
 
 def cam(features: NDArray[np.float64], weight: NDArray[np.float64], c: int) -> NDArray[np.float64]:
@@ -57,6 +60,61 @@ def occlusion(
             copy[:, top : top + patch, left : left + patch] = fill
             found[i, j] = score(picture) - score(copy)
     return found
+
+
+def score_cam(
+    score: Callable[[Tensor], float], activations: NDArray[np.float64], picture: Tensor, nothing: float | None = None,
+    on_cells: bool = False,
+) -> NDArray[np.float64]:  # fmt: skip
+    """Score-CAM `(h, w)` before its ReLU, of one picture `(C, H, W)`: `activations (K, h, w)`; `score` of a picture. The
+    weights are the softmax of the scores; with `nothing`, the score of the baseline, what lies above it. `on_cells`: masks
+    scaled by the extremes of the cells instead of the pixels. Constant channels are left out (section 19)."""
+    _, height, width = picture.shape
+    scores = {}
+    for k, cells in enumerate(activations):
+        if cells.max() == cells.min():
+            continue
+        over = stretched(cells.tolist(), height, width)
+        of = cells if on_cells else over
+        mask = (over - of.min()) / (of.max() - of.min())
+        scores[k] = score(picture * torch.from_numpy(mask))
+    total = sum(np.exp(s) for s in scores.values())
+    found = np.zeros(activations.shape[1:])
+    for k, s in scores.items():
+        found += (np.exp(s) / total if nothing is None else s - nothing) * activations[k]
+    return found
+
+
+def ablation_cam(above: Callable[[Tensor], float], activations: Tensor) -> NDArray[np.float64]:
+    """Ablation-CAM `(h, w)` before its ReLU: `above` makes a score of activations `(K, h, w)` (section 19)."""
+    y = above(activations)
+    found = np.zeros(activations.shape[1:])
+    for k in range(len(activations)):
+        without = activations.clone()
+        without[k] = 0
+        found += (y - above(without)) / abs(y) * activations[k].numpy()
+    return found
+
+
+def rise_mask(
+    cells: NDArray[np.float64], shift: tuple[int, int], height: int, width: int
+) -> NDArray[np.float64]:
+    """One mask of RISE: s × s cells over s + 1 times ⌈side / s⌉ pixels, of which `height` × `width` from the shift on are
+    kept (section 19)."""
+    s = len(cells)
+    large = stretched(cells.tolist(), (s + 1) * math.ceil(height / s), (s + 1) * math.ceil(width / s))
+    return large[shift[0] : shift[0] + height, shift[1] : shift[1] + width]
+
+
+def rise(
+    score: Callable[[Tensor], float], picture: Tensor, masks: Iterable[NDArray[np.float64]], p: float
+) -> NDArray[np.float64]:
+    """The masks' mean, weighted by the score of the picture `(C, H, W)` behind each, over p."""
+    every = list(masks)
+    found = np.zeros(picture.shape[1:])
+    for mask in every:
+        found += score(picture * torch.from_numpy(mask)) * mask
+    return found / (len(every) * p)
 
 
 def saliency(

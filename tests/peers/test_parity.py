@@ -291,3 +291,94 @@ def test_smooth_grad_is_captums_noise_tunnel_without_noise(case):
         :, 0
     ]
     assert difference(theirs.amax(1), ours) <= NEAR
+
+
+# --- perturbation ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def narrow() -> tuple[torch.nn.Module, Tensor]:
+    """A network of 24 channels at its last layer, so that one pass a channel is soon done."""
+    trunk = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 12, 5, stride=2, padding=2), torch.nn.ReLU(),
+        torch.nn.Conv2d(12, 24, 3, stride=4, padding=1), torch.nn.ReLU(),
+    )  # fmt: skip
+
+    def build() -> torch.nn.Module:
+        module = torch.nn.Sequential(trunk, torch.nn.Flatten(), torch.nn.Linear(24 * 8 * 6, 10))
+        for part in module.modules():
+            if hasattr(part, "reset_parameters"):
+                part.reset_parameters()
+        return module
+
+    return seeded(build), 3 * pixels(2, 64, 48)
+
+
+def test_score_cam_is_torchcams_with_masks_that_span_the_cells(narrow):
+    """torchcam scales the cells to 0 … 1 before it stretches them, so no pixel of its masks need reach 1; the paper
+    stretches first. Constant channels, whose mask is black there, take part in its softmax: a factor on the whole map."""
+    methods = pytest.importorskip("torchcam.methods", reason="torchcam is not installed")
+    module, x = narrow
+    with methods.ScoreCAM(module, "0") as extract, torch.no_grad():
+        module(x)
+        (theirs,) = extract(CLASSES, normalized=False)
+
+    def ours(span: str) -> Tensor:
+        return cl.ScoreCAM("0", span=span)(cl.wrap(module), x, cl.ClassTarget(CLASSES)).values[:, 0]
+
+    def share(maps: Tensor) -> Tensor:
+        return maps / maps.amax((1, 2), keepdim=True)
+
+    assert difference(share(theirs), share(ours("cells"))) <= NEAR
+    assert difference(share(theirs), share(ours("pixels"))) > 100 * NEAR
+
+
+def test_score_cam_is_pytorch_grad_cams_with_its_corners(narrow, monkeypatch):
+    """It stretches masks from corner to corner (`align_corners=True`): with ours stretched in the same way the maps are
+    equal, after its scaling."""
+    peer = pytest.importorskip("pytorch_grad_cam", reason="grad-cam is not installed")
+    targets = pytest.importorskip("pytorch_grad_cam.utils.model_targets")
+    module, x = narrow
+    with peer.ScoreCAM(model=module, target_layers=[module[0]]) as extract:
+        theirs = extract(x, [targets.ClassifierOutputTarget(c) for c in CLASSES])
+    own = F.interpolate
+
+    def ours() -> Tensor:
+        found = cl.ScoreCAM("0")(cl.wrap(module), x, cl.ClassTarget(CLASSES)).values[:, 0]
+        return minmax(own(minmax(found)[:, None], x.shape[2:], mode="bilinear")[:, 0])
+
+    assert difference(theirs, ours()) > 10 * NEAR
+    monkeypatch.setattr(
+        F, "interpolate", lambda t, size, **options: own(t, size, mode="bilinear", align_corners=True)
+    )
+    assert difference(theirs, ours()) <= 3 * NEAR
+
+
+def test_ablation_cam_is_pytorch_grad_cams(narrow):
+    """It divides by the score itself: where that is below zero, its map shows what held the score down. Ours divides
+    by the magnitude."""
+    peer = pytest.importorskip("pytorch_grad_cam", reason="grad-cam is not installed")
+    targets = pytest.importorskip("pytorch_grad_cam.utils.model_targets")
+    module, x = narrow
+    logits = module(x).detach()
+    above, below = logits.argmax(1).tolist(), logits.argmin(1).tolist()
+    assert (logits.amax(1) > 0).all()
+    assert (logits.amin(1) < 0).all()
+
+    def theirs(classes: list[int]) -> np.ndarray:
+        with peer.AblationCAM(model=module, target_layers=[module[0]]) as extract:
+            return extract(x, [targets.ClassifierOutputTarget(c) for c in classes])
+
+    def ours(classes: list[int], sign: float = 1.0) -> Tensor:
+        found = cl.AblationCAM("0", relu=False)(cl.wrap(module), x, cl.ClassTarget(classes)).values[:, 0]
+        return minmax(
+            F.interpolate(minmax((sign * found).relu())[:, None], x.shape[2:], mode="bilinear")[:, 0]
+        )
+
+    assert difference(theirs(above), ours(above)) <= 3 * NEAR
+    with pytest.warns(UserWarning, match="not every one is above 0"):
+        up = ours(below)
+    with pytest.warns(UserWarning, match="not every one is above 0"):
+        down = ours(below, sign=-1.0)
+    assert difference(theirs(below), down) <= 3 * NEAR
+    assert difference(theirs(below), up) > 0.1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -235,6 +237,17 @@ def _tried(net: Network) -> tuple[Network, int]:
             got=str(error).splitlines()[0],
             do="--size and --channels say what it takes",
         ) from error
+
+
+@contextmanager
+def perturbing(memory: str | None) -> Iterator[None]:
+    """Inside, methods that run changed copies of pictures keep to --memory, and on a terminal say what that costs and how
+    far it is. Raises UsageError."""
+    from camlucida.cli import progress
+    from camlucida.maps import schedule
+
+    with schedule.memory(memory), progress.of_maps() as hear, schedule.heard_by(hear):
+        yield
 
 
 def at_threshold(rule: Rule, threshold: float | None) -> Rule:

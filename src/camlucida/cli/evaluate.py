@@ -107,6 +107,8 @@ class Options:
     """Pictures a forward pass."""
     workers: int = 2
     """Threads that read pictures."""
+    memory: str | None = None
+    """As in camlucida localize."""
     max_pixels: int = 89_478_485
     """As in camlucida localize."""
     tune: str | None = None
@@ -234,7 +236,7 @@ def _summary(options: Options, command: Sequence[str]) -> int:
             "--tune", got=plan.rule_name, allowed="the rule fraction-of-max, whose curve is measured"
         )
     measured: Measured | None = None
-    with progress.bar("pictures", len(data)) as bar:
+    with choices.perturbing(options.memory), progress.bar("pictures", len(data)) as bar:
         for step in pipeline.measure(plan, data, batch=options.batch, workers=options.workers):
             if isinstance(step, int):
                 bar(step)

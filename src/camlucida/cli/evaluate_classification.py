@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from camlucida.cli.evaluate import Options
     from camlucida.evaluate.predictions import Predictions
 
-OTHER_TASKS = ("method", "boxes", "threshold", "views", "tune")
+OTHER_TASKS = ("method", "boxes", "threshold", "views", "memory", "tune")
 LIVE_ONLY = ("network", "protocol", "fuse", "split", "subset", "corners", "limit", "unlabelled")
 LABELLED_ONLY = ("split", "subset", "corners")  # options that --unlabelled leaves idle
 WORST = 5  # classes and pairs that the terminal names

@@ -17,7 +17,15 @@ if TYPE_CHECKING:
     from camlucida.pipeline import Plan
 
 OTHER_TASKS = ("protocol", "fuse", "predictions", "submission", "synsets", "unlabelled", "tune")
-NO_NETWORK = ("network", "method", "views", "top", "batch", "save_maps")  # options that --maps leaves idle
+NO_NETWORK = (
+    "network",
+    "method",
+    "views",
+    "top",
+    "batch",
+    "memory",
+    "save_maps",
+)  # options that --maps leaves idle
 ON_THIS_SET = "chosen on this very set: an upper bound"
 
 
@@ -199,7 +207,8 @@ def _judged(options: Options, plan: Plan | None, data: DataSet, rule: Rule, alon
         )  # fmt: skip
     if any(len(e.labels) > 1 and e.masks for e in data.examples):
         tally.notes += ("masks of pictures with several labels are left out: they do not say whose they are",)
-    with progress.bar("pictures", len(protocols.one_label_each(data))) as bar:
+    total = len(protocols.one_label_each(data))
+    with choices.perturbing(options.memory), progress.bar("pictures", total) as bar:
         for count in steps:
             bar(count)
     return tally

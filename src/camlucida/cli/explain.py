@@ -41,6 +41,8 @@ class Options:
     """Layers with commas between, for the methods that look at one; by default each method's own."""
     views: str = "1"
     """Views merged into one map, as in camlucida localize; auto: what the card was tuned with."""
+    memory: str | None = None
+    """Most that the tensors of one pass may take in occlusion, Score-CAM, Ablation-CAM and RISE, as 500MB or 2GiB; it is halved where memory runs out. By default half of a GPU's; on a CPU 100 MB, beyond which it gets slower."""
     scale: str = "per-map"
     """Colours: per-map; shared, by all maps of one method and layer; or fixed:LO:HI in raw units."""
     json: bool = False
@@ -75,11 +77,12 @@ def run(options: Options, command: Sequence[str]) -> int:
     views = Views.parse(net.card.localization.views if options.views == "auto" else options.views)
     explained: list[explain.Explained] = []
     rejected: list[tuple[str, str]] = []
-    for source in listing.sources:
-        try:
-            explained.append(explain.explain(net, source, asked, columns, views, _note))
-        except InputError as error:
-            rejected.append((source.name, str(error)))
+    with choices.perturbing(options.memory):
+        for source in listing.sources:
+            try:
+                explained.append(explain.explain(net, source, asked, columns, views, _note))
+            except InputError as error:
+                rejected.append((source.name, str(error)))
     if not explained:
         raise InputError(f"{rejected[0][0]}: {rejected[0][1]}")
     settings = {
@@ -109,22 +112,13 @@ def run(options: Options, command: Sequence[str]) -> int:
 
 
 def _note(method: Any, batches: Any) -> None:
-    """On a terminal, what comes next, and what it costs where that is much."""
-    import math
+    """On a terminal, what comes next; a method that takes many passes says how many when it begins."""
     import sys
 
     from camlucida import maps
 
-    if not sys.stderr.isatty():
-        return
-    cost = ""
-    if hasattr(method, "patch") and hasattr(method, "stride"):
-        views = [tuple(batch.pixels.shape[2:]) for batch in batches]
-        places = [[max(0, (s - method.patch) // method.stride + 1) for s in view] for view in views]
-        copies = sum(math.prod(place) for place in places)
-        size = " × ".join(map(str, views[0]))
-        cost = f": {copies:,} occluded copies of {size} pixels; a larger stride is quicker"
-    print(maps.describe(method) + cost, file=sys.stderr)
+    if sys.stderr.isatty():
+        print(maps.describe(method), file=sys.stderr)
 
 
 def _show(cells: Sequence[dict[str, Any]]) -> None:

@@ -34,7 +34,7 @@ class Options:
     top: int = 5
     """How many classes of each picture to localize."""
     method: str = "auto"
-    """cam, grad-cam, occlusion, saliency; with options as occlusion:patch=16,stride=4. auto: CAM where the head allows it."""
+    """cam, grad-cam, occlusion, saliency, score-cam, ablation-cam, rise; with options as occlusion:patch=16,stride=4. auto: CAM where the head allows it."""
     boxes: str = "auto"
     """fraction-of-max, quantile, fixed-level, tight-loose, graph-cut; as fraction-of-max:threshold=0.3,components=all. auto: the card's."""
     threshold: float | None = None
@@ -43,6 +43,8 @@ class Options:
     """Views merged into one map: 1, flip, scales, flip+scales, flip+0.75+1 (zooms), ten-crop (the CAM paper's), crops. auto: what the card was tuned with. For the embedded network flip+0.75+1 takes 4 passes and brings 3 points of top-1 and of localization."""
     batch: int = 32
     """Pictures a forward pass; results are equal for equal batches."""
+    memory: str | None = None
+    """Most that the tensors of one pass may take in occlusion, Score-CAM, Ablation-CAM and RISE, as 500MB or 2GiB; it is halved where memory runs out. By default half of a GPU's; on a CPU 100 MB, beyond which it gets slower."""
     part: int | None = None
     """Pictures a part of the result holds, 128 unless told: what a kill loses at most. Results are equal for equal parts."""
     max_pixels: int = 89_478_485
@@ -117,7 +119,7 @@ def run(options: Options, command: Sequence[str]) -> int:
         )
         done = set(range(len(parts))) if folder.done else folder.done_parts()
         try:
-            with progress.bar("pictures", len(listing.sources)) as bar:
+            with choices.perturbing(options.memory), progress.bar("pictures", len(listing.sources)) as bar:
                 for index, part in enumerate(parts):
                     if index in done:
                         bar(len(part))

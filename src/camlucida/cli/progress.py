@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Protocol
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from camlucida.maps.schedule import Listener, Work
 
 
 class Moved(Protocol):
     def __call__(self, done: int, words: str = "") -> None: ...
+
+
+_shown: list[Moved] = []  # the bar that is on the terminal now
 
 
 @contextmanager
@@ -38,4 +44,41 @@ def bar(what: str, total: int) -> Iterator[Moved]:
             if words:
                 shown.update(task, words=words)
 
-        yield move
+        _shown.append(move)
+        try:
+            yield move
+        finally:
+            _shown.pop()
+
+
+@contextmanager
+def of_maps() -> Iterator[Listener]:
+    """A listener for `maps.schedule`: says once what each method costs, before it runs, and draws how far it is, behind
+    the bar that is shown or on one of its own; on a terminal only."""
+    said: set[str] = set()
+    alone: Moved | None = None
+    before = 0
+    with ExitStack() as own:
+
+        def hear(work: Work, done: int) -> None:
+            nonlocal alone, before
+            if not sys.stderr.isatty():
+                return
+            if done == 0:
+                own.close()
+                alone, before = None, 0
+                if work.what not in said:
+                    said.add(work.what)
+                    print(work, file=sys.stderr)
+                if work.copies and not _shown:
+                    alone = own.enter_context(bar(work.what, work.copies))
+            elif alone is not None:
+                alone(done - before)
+                before = done
+            elif _shown:
+                _shown[-1](0, f"{work.what} {done:,} of {work.copies:,}")
+            if done == work.copies:
+                own.close()
+                alone = None
+
+        yield hear

@@ -15,6 +15,7 @@ from camlucida.targets import Target
 from camlucida.values import Batch, HeatMaps, Reconstruction
 
 METHODS: dict[str, str] = {
+    "ablation-cam": "camlucida.maps.ablation_cam:AblationCAM",
     "cam": "camlucida.maps.cam:CAM",
     "grad-cam": "camlucida.maps.grad_cam:GradCAM",
     "grad-cam++": "camlucida.maps.grad_cam_plus_plus:GradCAMPlusPlus",
@@ -28,9 +29,11 @@ METHODS: dict[str, str] = {
     "bag-cam": "camlucida.maps.bag_cam:BagCAM",
     "pc1": "camlucida.maps.pc1:PC1",
     "occlusion": "camlucida.maps.occlusion:Occlusion",
+    "rise": "camlucida.maps.rise:RISE",
     "saliency": "camlucida.maps.saliency:Saliency",
     "smooth-grad": "camlucida.maps.smooth_grad:SmoothGrad",
     "captum": "camlucida.maps.captum:Captum",
+    "score-cam": "camlucida.maps.score_cam:ScoreCAM",
 }
 RECONSTRUCTIONS: dict[str, str] = {
     "guided-backprop": "camlucida.maps.guided_backprop:GuidedBackprop",

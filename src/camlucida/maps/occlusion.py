@@ -5,13 +5,13 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from camlucida import taps
 from camlucida.errors import UsageError
+from camlucida.maps.perturbation import intact, pictures_and
 from camlucida.networks.network import Network
-from camlucida.targets import ClassTarget, Output, Target
+from camlucida.targets import ClassTarget, Target
 from camlucida.values import Batch, Grid, HeatMaps
 
 
@@ -20,7 +20,8 @@ class Occlusion:
     """How much of the target is lost when a square hides a place: clean − occluded, on the grid of places.
 
     `patch`, `stride` in view pixels; valid places only, ⌊(L − patch)/stride⌋ + 1 per axis; `fill` in the
-    normalised space, 0 = the mean colour; `batch`: occluded copies per forward pass.
+    normalised space, 0 = the mean colour; `batch`: at most so many occluded copies in a forward pass, fewer where the
+    budget of memory is tighter.
     """
 
     patch: int = 32
@@ -41,28 +42,20 @@ class Occlusion:
             )
         places = tuple((side - self.patch) // self.stride + 1 for side in view)
         corners = list(itertools.product(*(range(0, n * self.stride, self.stride) for n in places)))
-        layers = {name: network.find_layer(name, pixels) for name in target.layers}
-        points = [one.point for one in layers.values()]
-
-        def output_of(shown: Tensor) -> Output:
-            run = network.run(shown, points)
-            tapped = {name: one.cells(run.tapped[one.point]) for name, one in layers.items()}
-            return Output(run.output, tapped)
-
         with taps.borrowed(network.module):
-            clean = output_of(pixels)
-            bound = target.bind(clean)
-            scores = bound.scores(clean, None).float()
+            clean = intact(network, batch, target)
+            scores = clean.scores
             values = scores.new_empty(len(pixels), scores.shape[1], len(corners))
-            jobs = [(picture, place) for picture in range(len(pixels)) for place in range(len(corners))]
-            for start in range(0, len(jobs), self.batch):
-                chunk = jobs[start : start + self.batch]
-                rows = torch.tensor([picture for picture, _ in chunk], device=scores.device)
-                shown = pixels[rows.to(pixels.device)].clone()
-                for copy, (_, place) in zip(shown, chunk, strict=True):
-                    copy[(slice(None), *(slice(c, c + self.patch) for c in corners[place]))] = self.fill
-                lost = scores[rows] - bound.scores(output_of(shown), rows).float()
-                values[rows, :, torch.tensor([place for _, place in chunk], device=scores.device)] = lost
+            picture, place = pictures_and((len(pixels), len(corners)), clean.pixels.device)
+
+            def hide(part: slice) -> None:
+                rows, places = picture[part], place[part]
+                shown = clean.pixels[rows]
+                for copy, corner in zip(shown, places.tolist(), strict=True):
+                    copy[(slice(None), *(slice(c, c + self.patch) for c in corners[corner]))] = self.fill
+                values[rows, :, places] = scores[rows] - clean.scores_of(shown, rows)
+
+            clean.each("occlusion", len(picture), hide, most=self.batch)
         ones = (1.0,) * len(view)
         grid = Grid(
             view,
@@ -73,11 +66,11 @@ class Occlusion:
         )
         return HeatMaps(
             values.unflatten(2, places),
-            bound.classes,
+            clean.bound.classes,
             scores,
             grid,
             batch.views,
             "occlusion",
-            bound.words,
-            logits=clean.any_logits(),
+            clean.bound.words,
+            logits=clean.logits,
         )

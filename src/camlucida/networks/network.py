@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import chain
@@ -205,9 +205,10 @@ class Network(Shown):
         points: Iterable[Point],
         gradient_at: Point | None = None,
         keep_graph: bool = False,
+        instead: Mapping[Point, Callable[[Tensor], Tensor]] | None = None,
     ) -> Run:
         """One tapped forward pass; call inside `taps.borrowed(net.module)`."""
-        return taps.run(self.module, self.forward, pixels, tuple(points), gradient_at, keep_graph)
+        return taps.run(self.module, self.forward, pixels, tuple(points), gradient_at, keep_graph, instead)
 
 
 def logits_of(output: Any) -> Tensor:
