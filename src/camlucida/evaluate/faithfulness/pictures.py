@@ -51,7 +51,7 @@ def measure_pictures(
     for first in range(start, len(sources), PART):
         some = sources[first : first + PART]
         with ThreadPoolExecutor(max(workers, 1)) as pool:
-            read = [*pool.map(lambda source: _read(network, source, max_pixels), some)]
+            read = [*pool.map(lambda source: read_whole(network, source, max_pixels), some)]
         rejected = [(some[i].name, one) for i, one in enumerate(read) if isinstance(one, str)]
         shapes: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for i, one in enumerate(read):
@@ -76,8 +76,8 @@ def _rest(row: Row) -> tuple[Any, ...]:
     return row.class_index, row.probability, row.method, row.metric, row.value, row.curve
 
 
-def _read(network: Network, source: Source, max_pixels: int) -> Batch | str:
-    """One picture as the network sees it, or why not."""
+def read_whole(network: Network, source: Source, max_pixels: int) -> Batch | str:
+    """One picture, whole, as the network sees it; or why not."""
     shape = network.card.preprocessing
     try:
         picture = read_picture(source.read(), shape.mean_colour, max_pixels)
