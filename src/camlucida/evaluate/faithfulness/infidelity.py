@@ -51,7 +51,7 @@ def agreement(maps: Tensor, drops: HeatMaps) -> Agreement:
     patch, stride = (tuple(int(side) for side in sides) for sides in (grid.extent, grid.stride))
     heat = usable(maps, maps[:, None]).double().cpu()
     largest = heat.abs().amax((1, 2), keepdim=True)
-    heat = heat / largest.where(largest > 0, 1.0)
+    heat = heat / largest.where(largest > 0, 1.0).log2().ceil().exp2()  # a power of two: ties stay ties
     means = F.avg_pool2d(heat[:, None], patch, stride)[:, 0].flatten(1)
     lost = lost.flatten(1).nan_to_num(0.0, 0.0, 0.0)
     both, own, whole = (means * lost).sum(1), means.square().sum(1), lost.square().sum(1)
