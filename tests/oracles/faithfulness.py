@@ -69,7 +69,12 @@ def imputed(picture: NDArray, gone: NDArray[np.bool_]) -> NDArray[np.float64]:
     for c in range(len(picture)):
         system, right = np.zeros((len(unknown), len(unknown))), np.zeros(len(unknown))
         for (y, x), i in unknown.items():
-            around = [(y + a, x + b, 1 / 6 if a == 0 or b == 0 else 1 / 12) for a in (-1, 0, 1) for b in (-1, 0, 1) if a or b]
+            around = [
+                (y + a, x + b, 1 / 6 if a == 0 or b == 0 else 1 / 12)
+                for a in (-1, 0, 1)
+                for b in (-1, 0, 1)
+                if a or b
+            ]
             around = [one for one in around if 0 <= one[0] < height and 0 <= one[1] < width]
             whole = sum(weight for _, _, weight in around)
             system[i, i] += 1
