@@ -29,7 +29,7 @@ def packed_network(folder, seed: int, classes: int = 3) -> str:
     module = Lucida(num_classes=classes, width=0.125)
     labels = tuple(Label(f"n{i}", name) for i, name in enumerate(("one", "two", "three", "four")[:classes]))
     arguments = {"num_classes": classes, "width": 0.125}
-    card = cl.Card("small <net>", "lucida", arguments, Preprocessing(size=40, minimum=40), labels)
+    card = cl.Card("small <net>", "lucida", arguments, Preprocessing(size=24, minimum=24), labels)
     file = folder / f"small-{seed}-{classes}.safetensors"
     cards.pack(file, module.state_dict(), card)
     return str(file)
@@ -52,7 +52,7 @@ def data(folder):
     for i in range(4):
         place = folder / "set" / f"n{i % 3}"
         place.mkdir(parents=True, exist_ok=True)
-        shape = (40, 56) if i % 2 else (56, 40)
+        shape = (24, 34) if i % 2 else (34, 24)
         coarse = Image.fromarray(rng.integers(0, 255, (6, 6, 3), dtype=np.uint8))
         coarse.resize(shape[::-1], Image.Resampling.BICUBIC).save(place / f"p{i}.png")
     (folder / "set" / "n0" / "broken.png").write_bytes(b"nothing")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import spearmanr
+from skimage.feature import hog as skimage_hog
 from skimage.metrics import structural_similarity
 from torch import nn
 
@@ -108,6 +109,13 @@ def test_similarities_written_out():
     same = faithfulness.similarities(maps, 4 * maps)  # exactly, or HOG sees the rounding in flat places
     for kind in ("spearman", "ssim", "hog"):
         np.testing.assert_allclose(same[kind], 1, atol=1e-5)
+
+
+@pytest.mark.parametrize(("size", "cell"), [((40, 56), 2), ((47, 61), 3), ((20, 14), 1)])
+def test_hog_is_scikit_images(size, cell):
+    maps = np.random.default_rng(0).random((2, *size))
+    wanted = [skimage_hog(one, pixels_per_cell=(cell, cell), cells_per_block=(3, 3)) for one in maps]
+    np.testing.assert_allclose(sanity.hog(maps), wanted, atol=1e-6)  # its sums are in float32
 
 
 def test_constant_and_broken_maps_are_like_nothing():

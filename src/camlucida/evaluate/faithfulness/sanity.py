@@ -23,7 +23,7 @@ How = Literal["cascading", "independent"]
 SIMILARITIES = ("spearman", "absolute", "ssim", "hog")
 LAYERS = 6
 """How many layers are looked at unless told, spread over the network."""
-CELLS = 14  # a side, of the histograms: 16 pixels of 224
+CELLS, BLOCK, BINS = 14, 3, 9  # of HOG: cells along the shorter side, cells a side of a block, directions
 
 
 @dataclass(frozen=True)
@@ -75,13 +75,9 @@ def similarities(maps: Tensor, others: Tensor) -> dict[str, NDArray[np.float64]]
     maps, others = (usable(one.detach().cpu(), one.detach().cpu()[:, None]) for one in (maps, others))
     first, second = (unit(one).double().numpy() for one in (maps, others))
     both = [*zip(first, second, strict=True)]
-    hogs = [
-        np.stack([_hog(one) for one in stack]) if len(stack) else np.zeros((0, 1))
-        for stack in (first, second)
-    ]
     correlated = {
         "spearman": spearman(maps, others), "absolute": spearman(maps.abs(), others.abs()),
-        "hog": pearson(*(torch.from_numpy(one) for one in hogs)),
+        "hog": pearson(torch.from_numpy(hog(first)), torch.from_numpy(hog(second))),
     }  # fmt: skip
     found = {name: value.nan_to_num(0.0).numpy() for name, value in correlated.items()}
     found["ssim"] = np.array([_ssim(a, b) for a, b in both], np.float64)
@@ -98,10 +94,22 @@ def _ssim(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
     return float(structural_similarity(a, b, data_range=1.0, win_size=window))
 
 
-def _hog(heat: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Histograms of cells of 16 pixels of 224, in proportion, normalised over 3 × 3 of them."""
-    from skimage.feature import hog
+def hog(maps: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Histograms of oriented gradients of maps `(N, H, W)` → `(N, features)`: 9 directions without sign, cells of 16 pixels of
+    224, in proportion, blocks of 3 × 3 cells normalised (L2-Hys); as scikit-image's, which takes a map and a block at a time."""
+    cell = max(1, min(maps.shape[1:]) // CELLS)
+    down, across = np.zeros_like(maps), np.zeros_like(maps)
+    down[:, 1:-1], across[:, :, 1:-1] = maps[:, 2:] - maps[:, :-2], maps[:, :, 2:] - maps[:, :, :-2]
+    direction = np.rad2deg(np.arctan2(down, across)) % 180 // (180 / BINS)
+    strength = np.hypot(down, across)
+    height, width = (side // cell for side in maps.shape[1:])
+    each = np.stack([strength * (direction == b) for b in range(BINS)], -1)[:, : height * cell, : width * cell]
+    cells = each.reshape(len(maps), height, cell, width, cell, BINS).mean((2, 4))
+    side = min(BLOCK, height, width)
+    blocks = np.lib.stride_tricks.sliding_window_view(cells, (side, side), (1, 2))
+    blocks = np.moveaxis(blocks, 3, 5).reshape(*blocks.shape[:3], side * side * BINS)
+    return _normalised(np.minimum(_normalised(blocks), 0.2)).reshape(len(maps), -1)
 
-    cell = max(1, min(heat.shape) // CELLS)
-    block = min(3, *(side // cell for side in heat.shape))
-    return hog(heat, pixels_per_cell=(cell, cell), cells_per_block=(block, block))
+
+def _normalised(blocks: NDArray[np.float64]) -> NDArray[np.float64]:
+    return blocks / np.sqrt((blocks**2).sum(-1, keepdims=True) + 1e-10)
