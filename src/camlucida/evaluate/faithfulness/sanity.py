@@ -103,7 +103,9 @@ def hog(maps: NDArray[np.float64]) -> NDArray[np.float64]:
     direction = np.rad2deg(np.arctan2(down, across)) % 180 // (180 / BINS)
     strength = np.hypot(down, across)
     height, width = (side // cell for side in maps.shape[1:])
-    each = np.stack([strength * (direction == b) for b in range(BINS)], -1)[:, : height * cell, : width * cell]
+    each = np.stack([strength * (direction == b) for b in range(BINS)], -1)[
+        :, : height * cell, : width * cell
+    ]
     cells = each.reshape(len(maps), height, cell, width, cell, BINS).mean((2, 4))
     side = min(BLOCK, height, width)
     blocks = np.lib.stride_tricks.sliding_window_view(cells, (side, side), (1, 2))
