@@ -69,8 +69,8 @@ def run(options: Options, command: Sequence[str]) -> int:
     print(json.dumps(report)) if options.json else _show(report)
     if options.out:
         shown = {name: one for name, one in explainers.items() if name not in account.failed}
-        bad = {path for path, _ in parts.rejected}
-        seen = [one for one in pictures if one.name not in bad]
+        refused = {path for path, _ in parts.rejected}
+        seen = [one for one in pictures if one.name not in refused]
         panels = pages.pictures(
             net, shown, report["ranking"], seen, options.figures, max_pixels=options.max_pixels
         )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -144,22 +145,30 @@ def measure(
     groups, account = groups_of(metrics), account if account is not None else Account()
     pixels, found = batch.pixels, chosen(network, batch.pixels, classes)
     own: dict[str, Tensor] = {}
+
+    def mapped(name: str, of: Network, shown: Batch) -> Tensor | None:
+        """The maps by that name, or None, and the reason kept, where it has none."""
+        if name in account.failed:
+            return None
+        try:
+            return explainers[name](of, shown, found)
+        except (LayerError, TargetError, UnsupportedError) as error:
+            account.failed[name] = str(error)
+            return None
+
     started = _clock(network)
     clean = network.probabilities(network(pixels)).gather(1, found[:, None])[:, 0]
     account.forward += _clock(network) - started
-    for name, explain in explainers.items():
-        if name not in account.failed:
-            started = _clock(network)
-            made = _attempted(account, name, lambda explain=explain: explain(network, batch, found))  # type: ignore[misc]
-            account.seconds[name] += _clock(network) - started
-            if made is not None:
-                own[name] = made
+    for name in explainers:
+        started = _clock(network)
+        made = mapped(name, network, batch)
+        account.seconds[name] += _clock(network) - started
+        if made is not None:
+            own[name] = made
     values: dict[str, dict[str, tuple[Any, Any]]] = {name: {} for name in own}
     for name, maps in own.items():
-        again: Callable[[], Tensor | None] = lambda name=name, maps=maps: _attempted(  # type: ignore[misc]  # noqa: E731
-            account, name, lambda: explainers[name](network, _masked(batch, maps), found)
-        )
-        values[name] = _of_map(network, pixels, maps, found, groups, step, seed, size, again)
+        again = partial(mapped, name, network)
+        values[name] = _of_map(network, batch, maps, found, groups, step, seed, size, again)
     if "occlusion" in groups:
         height, width = pixels.shape[2:]
         drops = infidelity.occluder(height, width)(network, batch, ClassTarget(found))
@@ -177,11 +186,7 @@ def measure(
         for layer, other in others:
             seen.append(layer)
             for name in own:
-                if name in account.failed:
-                    continue
-                heat = _attempted(
-                    account, name, lambda name=name, other=other: explainers[name](other, batch, found)
-                )  # type: ignore[misc]
+                heat = mapped(name, other, batch)
                 if heat is not None:
                     each[name].append(sanity.similarities(own[name], heat))
         if seen:
@@ -191,7 +196,7 @@ def measure(
                 curve = np.stack([one[kind] for one in list_of], 1)
                 values[name][f"{check}-{kind}"] = (curve.mean(1), curve)
     return [
-        Row(i, int(found[i]), float(clean[i]), name, metric, float(value[i]), None if curve is None else tuple(map(float, curve[i])))
+        Row(i, int(found[i]), float(clean[i]), name, metric, float(value[i]), None if curve is None else tuple(curve[i].tolist()))
         for name, figures in values.items()
         if name not in account.failed
         for metric, (value, curve) in figures.items()
@@ -200,11 +205,13 @@ def measure(
 
 
 def _of_map(
-    network: Network, pixels: Tensor, maps: Tensor, classes: Tensor, groups: Sequence[str], step: float, seed: int, size: int,
-    again: Callable[[], Tensor | None],
+    network: Network, batch: Batch, maps: Tensor, classes: Tensor, groups: Sequence[str], step: float, seed: int, size: int,
+    again: Callable[[Batch], Tensor | None],
 ) -> dict[str, tuple[Any, Any]]:  # fmt: skip
-    """By metric the value `(N,)` and the curve `(N, …)` of what is measured by showing pictures changed by the map."""
+    """By metric the value `(N,)` and the curve `(N, …)` of what is measured by showing pictures changed by the map; `again`: its maps of
+    other pictures."""
     found: dict[str, tuple[Any, Any]] = {}
+    pixels = batch.pixels
     if "deletion" in groups:
         curves = perturbation.deletion(network, pixels, maps, classes, step=step, batch=size)
         found["deletion"] = (curves.auc, curves.scores)
@@ -215,7 +222,8 @@ def _of_map(
         kept = drop.confidence(network, pixels, maps, classes, batch=size)
         if "drop" in groups:
             found |= {"average-drop": (kept.drop, None), "increase": (kept.increase, None)}
-        second = again() if "adcc" in groups else None
+        hidden = replace(batch, pixels=drop.masked(pixels, maps))
+        second = again(hidden) if "adcc" in groups else None
         if second is not None:
             coherent, full = drop.coherency(maps, second), drop.complexity(maps)
             joint = drop.adcc(*(one.cpu() for one in (kept.drop, coherent, full)))
@@ -227,19 +235,6 @@ def _of_map(
             "road-lerf": (roads.lerf.double().mean(1), roads.lerf),
         }  # fmt: skip
     return found
-
-
-def _masked(batch: Batch, maps: Tensor) -> Batch:
-    return Batch(drop.masked(batch.pixels, maps), batch.views, batch.preprocessing)
-
-
-def _attempted(account: Account, name: str, make: Callable[[], Tensor]) -> Tensor | None:
-    """The maps, or None and the reason kept."""
-    try:
-        return make()
-    except (LayerError, TargetError, UnsupportedError) as error:
-        account.failed[name] = str(error)
-        return None
 
 
 def _clock(network: Network) -> float:

@@ -59,7 +59,7 @@ def measure_pictures(
                 shapes[tuple(one.pixels.shape[1:])].append(i)
         rows: list[Row] = []
         for members in shapes.values():
-            together = _joined([one for i in members if not isinstance(one := read[i], str)])
+            together = _joined(network, [one for i in members if not isinstance(one := read[i], str)])
             found = measure(network, explainers, together, size=batch, account=account, **options)
             spoilt = {row.picture for row in found if not math.isfinite(row.probability)}
             rejected += [
@@ -87,7 +87,6 @@ def read_whole(network: Network, source: Source, max_pixels: int) -> Batch | str
     return Batch(shape.normalise(shape.pixels(picture, view)[None]), (view,), shape)
 
 
-def _joined(each: Sequence[Batch]) -> Batch:
-    return Batch(
-        torch.cat([one.pixels for one in each]), tuple(one.views[0] for one in each), each[0].preprocessing
-    )
+def _joined(network: Network, each: Sequence[Batch]) -> Batch:
+    pixels = torch.cat([one.pixels for one in each]).to(network.device)
+    return Batch(pixels, tuple(one.views[0] for one in each), each[0].preprocessing)

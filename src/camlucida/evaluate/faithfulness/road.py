@@ -56,7 +56,8 @@ def road(
             shown = impute(pixels, removed, noise=noise, seed=seed)
             scores.append(probability(network, shown, found, batch))
         ways.append(torch.stack(scores, 1))
-    return Road(*ways, tuple(percentages))
+    morf, lerf = ways
+    return Road(morf, lerf, tuple(percentages))
 
 
 def impute(pixels: Tensor, removed: Tensor, *, noise: float = NOISE, seed: int = 0) -> Tensor:
@@ -73,7 +74,7 @@ def impute(pixels: Tensor, removed: Tensor, *, noise: float = NOISE, seed: int =
             "impute", got=f"removed {tuple(removed.shape)}", allowed=f"{(len(pixels), *pixels.shape[2:])}"
         )
     channels, *size = pixels.shape[1:]
-    values = pixels.detach().double().cpu().numpy().reshape(len(pixels), channels, -1)
+    values = pixels.detach().cpu().double().numpy().reshape(len(pixels), channels, -1)
     field = noise * np.random.default_rng(seed).standard_normal((channels, size[0] * size[1]))
     filled = values.copy()
     for picture, gone in enumerate(removed.cpu().numpy().reshape(len(pixels), -1)):
