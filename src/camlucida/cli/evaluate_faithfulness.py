@@ -213,9 +213,9 @@ def _show(report: dict[str, Any]) -> None:
     )
     columns, rows = pages.ranking(report)
     table = Table(box=None, pad_edge=False, collapse_padding=True)
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for column in columns:
-        table.add_column(column["title"] + column["arrow"], justify="right")
+        table.add_column(column["title"].split(",")[0] + column["arrow"], justify="right", overflow="fold")
     for row in rows:
         table.add_row(row["name"], *(cell["value"] + cell["mark"] for cell in row["cells"]))
     console.print(table)

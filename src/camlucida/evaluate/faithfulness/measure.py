@@ -178,7 +178,7 @@ def measure(
     for check in ("cascading", "independent", "labels"):
         others: Iterable[tuple[str, Network]] = ()
         if check in groups and check != "labels":
-            others = sanity.randomised(network, pixels, check, layers, seed)  # type: ignore[arg-type]
+            others = sanity.randomised(network, pixels, check, layers, seed)
         elif check in groups and permuted is not None:
             others = [("all", permuted)]
         each: dict[str, list[dict[str, Any]]] = {name: [] for name in own}
