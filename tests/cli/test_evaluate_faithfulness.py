@@ -77,7 +77,7 @@ def whole(packed, data, folder):
 def test_a_run(whole):
     code, out = whole
     assert code == 3  # one picture is broken
-    assert {f.name for f in out.iterdir()} == {"faithfulness.json", "faithfulness.parquet", "report.html", "rejected.csv"}  # fmt: skip
+    assert {f.name for f in out.iterdir()} == {"faithfulness.json", "faithfulness.parquet", "report.html", "rejected.csv", "parts"}  # fmt: skip
     assert "broken.png" in (out / "rejected.csv").read_text()
     report = json.loads((out / "faithfulness.json").read_text())
     rows = parquet.read_table(out / "faithfulness.parquet").to_pylist()
@@ -158,6 +158,9 @@ def test_a_run_that_was_stopped_goes_on(packed, data, folder, capsys, monkeypatc
     before, stop = sum(looked), 1000
     assert evaluate(data, *run, "--out", folder / "stopped", "--resume", capsys=capsys)[0] == 3
     assert sum(looked) - before == 3 * 4  # the map, the masked one, two layers; without the broken picture
+    (folder / "stopped" / "parts" / "part-00001.parquet").write_bytes(b"nothing")
+    code, _, said = evaluate(data, *run, "--out", folder / "stopped", "--resume", capsys=capsys)
+    assert (code, "cannot read" in said) == (2, True)
     tables = [parquet.read_table(folder / name / "faithfulness.parquet") for name in ("through", "stopped")]
     assert tables[0].equals(tables[1])
     reports = [

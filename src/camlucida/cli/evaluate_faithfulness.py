@@ -75,7 +75,6 @@ def run(options: Options, command: Sequence[str]) -> int:
             net, shown, report["ranking"], seen, options.figures, max_pixels=options.max_pixels
         )
         pages.save(report, rows, pictures, net.card, parts.rejected, panels, Path(options.out))
-        parts.done()
         page = str((Path(options.out) / pages.PAGE).resolve())
         print(page, file=sys.stderr if options.json else sys.stdout)
     return 3 if parts.rejected else 0

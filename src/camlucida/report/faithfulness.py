@@ -84,7 +84,10 @@ class Parts:
         return self.folder / f"part-{first // PART:05d}.parquet"
 
     def _take(self, file: Path) -> None:
-        table = pyarrow.parquet.read_table(file)
+        try:
+            table = pyarrow.parquet.read_table(file)
+        except (OSError, pyarrow.ArrowException) as error:
+            raise UsageError(f"--resume: cannot read {file}", got=str(error), do="remove it, or leave --resume out") from error  # fmt: skip
         said = json.loads((table.schema.metadata or {}).get(b"camlucida", b"{}"))
         if said.get("key") != self.key:
             raise UsageError(
@@ -112,11 +115,6 @@ class Parts:
         self.rows += part.rows
         self.rejected += part.rejected
         self.pictures += part.pictures
-
-    def done(self) -> None:
-        """The parts are not needed any more: the whole has been saved."""
-        if self.folder:
-            shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def cost(account: Account, methods: Sequence[str]) -> dict[str, float]:
