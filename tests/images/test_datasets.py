@@ -456,3 +456,15 @@ def test_the_published_validation_pictures():
         x0, y0, x1, y1 = example.boxes[0].corners
         assert 0 <= x0 < x1 <= 64
         assert 0 <= y0 < y1 <= 64
+
+
+def test_permuted_labels_are_the_same_ones_on_other_pictures():
+    sources = [Source(f"{i}.png", "picture", f"{i}.png") for i in range(60)]
+    given = DataSet(tuple(Example(s, i % 3, (Box(0, 0, i + 1, 9),)) for i, s in enumerate(sources)), LABELS)
+    found = given.with_permuted_labels(1)
+    assert [e.source for e in found.examples] == sources
+    labels = [e.label for e in found.examples]
+    assert sorted(labels) == [0] * 20 + [1] * 20 + [2] * 20
+    assert 10 < sum(label == i % 3 for i, label in enumerate(labels)) < 32  # a third by chance
+    assert all(e.labels == (e.label,) and not e.boxes and not e.objects for e in found.examples)
+    assert given.with_permuted_labels(1) == found != given.with_permuted_labels(2)

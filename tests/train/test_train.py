@@ -304,6 +304,16 @@ def test_command_line_trains_and_resumes(words, tmp_path, capsys):
     assert not (tmp_path / "run" / "best.safetensors").exists()
 
 
+def test_command_line_trains_on_permuted_labels(words, tmp_path, capsys):
+    from camlucida.cli import main
+
+    assert main([*words, "--shuffle-labels", "1"]) == 0
+    net = cl.load(str(tmp_path / "run" / "network.safetensors"))
+    assert net.card.trained_on.endswith("labels permuted (seed 1)")
+    capsys.readouterr()
+    assert main([*words, "--resume"]) == 2  # other labels, and the recipe says so
+
+
 def test_an_unknown_recipe_is_answered_with_those_that_are_known(words, capsys):
     from camlucida.cli import main
 

@@ -25,6 +25,10 @@ scales=256/384/512 are your own. pool=logit averages scores over places, pool=pr
 --task localization: every localization protocol at once: ILSVRC error@1 and @5, Top-1 and Top-5 localization,
 ground-truth-known, CorLoc, pointing game, energy, MaxBoxAcc, MaxBoxAccV2, PxAP where there are masks; the whole
 accuracy–threshold curve; and beside them the whole picture, the best centred box, a Gaussian, a random head.
+
+--task faithfulness: may a map be believed? Methods side by side (--method cam,grad-cam,saliency; all: every one), a random
+map, a centre Gaussian and an edge detector beside them: deletion, insertion, average drop, ADCC, ROAD, agreement with
+occlusion, sanity checks. Pictures need no boxes.
 """
 
 from __future__ import annotations
@@ -45,9 +49,9 @@ LOCALIZATION = (
     "maps",
     "save_maps",
     "blacklist",
-    "figures",
-    "seed",
 )
+FAITHFULNESS = ("metrics", "step", "sanity_layers", "permuted_network", "resume")
+SHARED = ("figures", "seed")  # options of both
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ class Options:
     data: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
     """Zips or folders of class folders, manifests, published data sets; or saved predictions."""
     network: choices.Chosen = choices.DEFAULT
-    task: Literal["summary", "classification", "localization"] = "summary"
+    task: Literal["summary", "classification", "localization", "faithfulness"] = "summary"
     """What is judged. --protocol, --fuse, --predictions, --submission and saved predictions as DATA mean classification."""
     protocol: str | None = None
     """Classification: centre-crop (where nothing is said), ten-crop, dense, multi-crop or together, with options such as dense:scales=224/256/288,pool=probability."""
@@ -68,13 +72,13 @@ class Options:
     synsets: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
     """The devkit's number of each class for --submission, a WordNet id and a number a line (its map_clsloc.txt). Without it, a class's number is its place among the network's classes, from 1."""
     unlabelled: bool = False
-    """DATA are pictures without labels: only --predictions and --submission are written."""
+    """DATA are pictures without labels: classification then only writes --predictions and --submission; faithfulness needs none."""
     split: Literal["all", "train", "tuning"] = "all"
     """tuning: one in five by file name, where thresholds are chosen; train: the rest."""
     subset: str | None = None
     """Published split to read: train, val, test or what docs/data.md names; without it, all that has labels."""
     method: str = "auto"
-    """As in camlucida localize."""
+    """As in camlucida localize. Faithfulness: several, separated by commas, or all."""
     boxes: str = "auto"
     """As in camlucida localize."""
     threshold: float | None = None
@@ -96,9 +100,19 @@ class Options:
     blacklist: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
     """Localization: pictures left out, a path, file name or ILSVRC number a line."""
     figures: int = 12
-    """Localization: pictures shown on the page."""
+    """Localization, faithfulness: pictures shown on the page."""
     seed: int = 0
-    """Localization: of the random head and the intervals."""
+    """Localization, faithfulness: of what is random, and of the intervals."""
+    metrics: str = ""
+    """Faithfulness: only these of deletion, insertion, drop, adcc, road, occlusion, cascading, independent, labels; separated by commas."""
+    step: float = 224.0
+    """Faithfulness: pixels that deletion and insertion change at once, of a view of 224 × 224; 1792 is the quick mode."""
+    sanity_layers: int = 6
+    """Faithfulness: how many layers the sanity checks randomise, spread over the network."""
+    permuted_network: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
+    """Faithfulness: the same network trained on permuted labels (camlucida train … --shuffle-labels 1), for the sanity check labels."""
+    resume: bool = False
+    """Faithfulness: go on where the run into --out was stopped."""
     corners: Literal["half-open", "inclusive"] | None = None
     """How boxes are written; by default inclusive in boxes.csv and Tiny-ImageNet's files, half-open in manifests."""
     limit: int | None = None
@@ -114,7 +128,7 @@ class Options:
     tune: str | None = None
     """Packed FILE.safetensors: write this run's best threshold, method, views and size on its card. Only with --split tuning."""
     out: str | None = None
-    """Folder for evaluation.json and curve.csv; of a localization, localization.json, curve.csv, curve.svg, pictures.parquet and report.html; of a classification, evaluation.json, classification.html, classes.csv and confusion.csv."""
+    """Folder for evaluation.json and curve.csv; of a localization, localization.json, curve.csv, curve.svg, pictures.parquet and report.html; of a classification, evaluation.json, classification.html, classes.csv and confusion.csv; of faithfulness, faithfulness.json, faithfulness.parquet and report.html."""
     json: bool = False
     """Print the figures as JSON."""
 
@@ -126,32 +140,36 @@ def run(options: Options, command: Sequence[str]) -> int:
     task = options.task
     if task == "summary" and (means or _are_predictions(options.data)):
         task = "classification"
-    if task != "localization":
-        _only_localization(options, task)
-    elif _are_predictions(options.data):
+    _belongs(options, task)
+    if task in ("localization", "faithfulness") and _are_predictions(options.data):
         from camlucida.errors import UsageError
 
         raise UsageError(
-            "--task localization", got="saved predictions", allowed="pictures with boxes or masks",
-            do="saved predictions hold no maps: give the pictures, and maps of another tool with --maps",
+            f"--task {task}", got="saved predictions", allowed="pictures",
+            do="saved predictions hold no maps: give the pictures" + ", and maps of another tool with --maps" * (task == "localization"),
         )  # fmt: skip
-    return {"summary": _summary, "classification": _classification, "localization": _localization}[task](
-        options, command
-    )
+    return {
+        "summary": _summary, "classification": _classification, "localization": _localization, "faithfulness": _faithfulness,
+    }[task](options, command)  # fmt: skip
 
 
-def _only_localization(options: Options, task: str) -> None:
+def _belongs(options: Options, task: str) -> None:
     """Raises UsageError where an option is given that this task does not have."""
     from dataclasses import fields
 
     from camlucida.errors import UsageError
 
     defaults = {field.name: field.default for field in fields(Options)}
-    for name in LOCALIZATION:
-        if getattr(options, name) != defaults[name]:
-            raise UsageError(
-                f"--{name.replace('_', '-')}", got=f"--task {task}", do="it belongs to --task localization"
-            )
+    for owners, names in (
+        (("localization",), LOCALIZATION),
+        (("faithfulness",), FAITHFULNESS),
+        (("localization", "faithfulness"), SHARED),
+    ):
+        for name in names if task not in owners else ():
+            if getattr(options, name) != defaults[name]:
+                raise UsageError(
+                    f"--{name.replace('_', '-')}", got=f"--task {task}", do=f"it belongs to --task {' and '.join(owners)}"
+                )  # fmt: skip
 
 
 def _are_predictions(data: Sequence[str]) -> bool:
@@ -172,6 +190,12 @@ def _localization(options: Options, command: Sequence[str]) -> int:
     from camlucida.cli import evaluate_localization
 
     return evaluate_localization.run(options, command)
+
+
+def _faithfulness(options: Options, command: Sequence[str]) -> int:
+    from camlucida.cli import evaluate_faithfulness
+
+    return evaluate_faithfulness.run(options, command)
 
 
 def examples(options: Options, labels: Sequence[Any] | None) -> Any:

@@ -61,6 +61,8 @@ class Options:
     """Another precision than the recipe's: 32-true, bf16-mixed, 16-mixed, 64-true."""
     start: str | None = None
     """Weights to start from in place of the recipe's: a packed network, a checkpoint or a state dict."""
+    shuffle_labels: int | None = None
+    """Deal the labels of the training pictures out anew, by this seed: the network of a sanity check of maps (camlucida evaluate … --task faithfulness --permuted-network), of no other use."""
     fit_pca: bool = False
     """Fit the colours that are shifted (augmentation.pca) to these pictures, in place of ImageNet's."""
     validate_every: int = 1
@@ -102,6 +104,8 @@ def run(options: Options, command: Sequence[str]) -> int:
             _check_folder(out, options)
         given = datasets.load(options.data, subset=options.subset)
         data, tuning = given.split(options.split), given.split("tuning") if options.split == "train" else None
+        if options.shuffle_labels is not None:
+            data = data.with_permuted_labels(options.shuffle_labels)
         splits = sorted({name for example in given.examples for name in example.subsets})
         together = f"the published splits {', '.join(splits)} are learnt together; --subset train takes one"
         joined = options.subset is None and "train" in splits and len(splits) > 1
@@ -156,7 +160,14 @@ def _check(options: Options) -> frozenset[int]:
 
     if options.resume and options.overwrite:
         raise UsageError("--resume and --overwrite together", do="give one of them")
-    for name, low in (("workers", 0), ("validate_every", 1), ("devices", 1), ("save_every", 0), ("cache", 0)):
+    for name, low in (
+        ("workers", 0),
+        ("validate_every", 1),
+        ("devices", 1),
+        ("save_every", 0),
+        ("cache", 0),
+        ("shuffle_labels", 0),
+    ):
         value = getattr(options, name)
         if value is not None and not value >= low:
             raise UsageError(f"--{name.replace('_', '-')}", got=value, allowed=f"≥ {low}")
@@ -215,6 +226,9 @@ def _recipe(options: Options, data: DataSet, out: Path) -> Recipe:
     names = ("epochs", "batch", "seed", "precision", "start")
     changes = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     recipe = recipes.load(options.recipe, changes)
+    if options.shuffle_labels is not None:
+        said = f"labels permuted (seed {options.shuffle_labels})"
+        recipe = replace(recipe, data=f"{recipe.data}; {said}" if recipe.data else said)
     if not options.fit_pca:
         return recipe
     if not recipe.augmentation.pca:

@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
+import numpy as np
+
 from camlucida.errors import UsageError, nearest
 from camlucida.images import layouts, manifests, shards
 from camlucida.images.annotated import Annotated, Found, Object
@@ -137,6 +139,16 @@ class DataSet:
             labels=tuple(vocabulary),
             notes=notes,
         )
+
+    def with_permuted_labels(self, seed: int) -> DataSet:
+        """The same pictures under each other's labels, dealt out by the seed: as many of each class as before, and nothing
+        to be learnt but the pictures one by one (a sanity check of maps). Without boxes and masks, which tell labels."""
+        order = np.random.default_rng(seed).permutation(len(self))
+        given = [self.examples[i] for i in order]
+        return replace(self, examples=tuple(
+            replace(e, label=other.label, labels=other.labels, values=other.values, boxes=(), objects=(), masks=())
+            for e, other in zip(self.examples, given, strict=True)
+        ))  # fmt: skip
 
 
 def evenly(examples: Sequence[T], count: int) -> tuple[T, ...]:
