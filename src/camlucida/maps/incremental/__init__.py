@@ -8,15 +8,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from camlucida.errors import UnsupportedError
 from camlucida.maps.incremental.graph import LocalGraph, local_graph
 from camlucida.maps.incremental.runner import Runner
-from camlucida.networks.network import Network, logits_of
+from camlucida.networks.network import Network
 
 CHUNK = 48  # edits in a batch of windows
 WHOLE_MAPS = 128  # edits in a batch of whole maps
-AGREEMENT = 1e-4  # of the logit range: the graph against the module
+AGREEMENT = 1e-4  # of the largest output: the graph against the module
 
 
 class Edits:
@@ -31,12 +32,11 @@ class Edits:
         parameter = next((p for p in network.module.parameters() if p.is_floating_point()), pixels)
         self.pixels = pixels.to(parameter.device, parameter.dtype)
         self.runner = Runner(self.graph, self.pixels)
-        wanted, found = logits_of(expected).float(), logits_of(self.runner.output).float()
-        spread = float(wanted.max() - wanted.min()) or float(wanted.abs().max()) or 1.0
         bound = AGREEMENT if self.pixels.dtype in (torch.float32, torch.float64) else 0.05
-        off = float((wanted - found).abs().max()) / spread
-        if not off <= bound:
-            raise UnsupportedError(f"the exported graph differs from the module by {off:.1g} of the logit range")
+        for wanted, found in zip(*(pytree.tree_leaves(o) for o in (expected, self.runner.output)), strict=True):
+            off = float((wanted - found).abs().max()) / (float(wanted.abs().max()) or 1.0)
+            if not off <= bound:
+                raise UnsupportedError(f"the exported graph differs from the module by {off:.1g} of its output")
 
     def outputs(
         self, corners: Tensor, contents: Tensor, chunk: int = CHUNK, whole_maps: int = WHOLE_MAPS
