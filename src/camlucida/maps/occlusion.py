@@ -137,5 +137,6 @@ class Occlusion:
             patch = torch.full((pixels.shape[1], self.patch, self.patch), self.fill)
             for places, output in edits.outputs(torch.tensor(corners), patch):
                 found(torch.full_like(places, picture), places, Output(output, {}))
-            words = edits.graph.words
+            words = edits.words
+        edits.graph.transformed.clear()  # up to four times the weights
         return f"incremental: {words}"

@@ -76,14 +76,18 @@ class Network(Shown):
 
     def forward(self, pixels: Tensor) -> Any:
         """The module's own output for pixels, on its device and in its precision, in whatever mode it is."""
-        parameter = next(self.module.parameters(), None)
-        dtype = parameter.dtype if parameter is not None and parameter.is_floating_point() else pixels.dtype
-        moved = pixels.to(self.device, dtype)
+        moved = self.as_input(pixels)
         if moved is pixels:
             moved = pixels.clone()  # the module may work in place on what it is given
         mixed = AUTOCAST.get(self.precision)
         with torch.autocast(self.device.type, mixed) if mixed else nullcontext():
             return self.module(moved)
+
+    def as_input(self, pixels: Tensor) -> Tensor:
+        """Pixels on the module's device, in the type of its weights."""
+        parameter = next(self.module.parameters(), None)
+        dtype = parameter.dtype if parameter is not None and parameter.is_floating_point() else pixels.dtype
+        return pixels.to(self.device, dtype)
 
     def predict(self, batch: Batch | Tensor, top: int = 5) -> Prediction:
         """The `top` classes of each picture with their labels."""

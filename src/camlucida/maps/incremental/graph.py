@@ -22,6 +22,7 @@ POINTWISE = frozenset(
     rsqrt square exp log neg abs erf sin cos reciprocal maximum minimum dropout feature_dropout alias clone contiguous
     detach to _to_copy lift_fresh_copy batch_norm""".split()
 )
+EXAMPLES = 7  # pictures in the batch that is exported: a number that no layer has as its size
 FRESH = ("conv2d", "linear", "batch_norm", "add", "mul")  # their output is theirs alone: the next may work in place
 
 
@@ -66,6 +67,7 @@ class LocalGraph:
     output: fx.Node
     stopped_by: tuple[str, ...]  # the operations at which windows end, in words
     transformed: dict[Any, Any] = field(default_factory=dict)  # weights prepared by the runner
+    refused: str = ""  # why it is not to be used
 
     @property
     def words(self) -> str:
@@ -95,33 +97,87 @@ def place_of(node: fx.Node) -> str:
 
 def local_graph(network: Network, pixels: Tensor) -> LocalGraph:
     """The graph for pictures of this shape, kept on the network while no weight changes. Call it inside
-    `taps.borrowed`. Raises UnsupportedError with the reason."""
-    hooked = [
-        n for n, m in network.module.named_modules() if m._forward_hooks or m._forward_pre_hooks
-    ]
+    `taps.borrowed`. Raises UnsupportedError with the reason, which is kept as well."""
+    hooked = [n for n, m in network.module.named_modules() if m._forward_hooks or m._forward_pre_hooks]
     if hooked:
-        raise UnsupportedError(f"module {hooked[0] or type(network.module).__name__} has hooks, which no graph repeats")
+        where = hooked[0] or type(network.module).__name__
+        raise UnsupportedError(f"module {where} has hooks, which no graph repeats")
     if "mixed" in network.precision:
         raise UnsupportedError(f"precision {network.precision}: autocast chooses types at each run")
     if pixels.ndim != 4:
-        raise UnsupportedError(f"{pixels.ndim - 2} spatial axes: windows are followed in two")
-    key = ("local graph", tuple(pixels.shape[1:]), network.precision)
-    return network.keep(key, lambda: sort(export(network, pixels)))
+        raise UnsupportedError(f"windows are followed along two axes, not {pixels.ndim - 2}")
+
+    def make() -> LocalGraph | UnsupportedError:
+        try:
+            return sort(export(network, pixels))
+        except UnsupportedError as error:
+            return error
+
+    found = network.keep(("local graph", tuple(pixels.shape[1:]), network.precision), make)
+    if isinstance(found, UnsupportedError):
+        raise UnsupportedError(str(found))
+    if found.refused:
+        raise UnsupportedError(found.refused)
+    return found
 
 
 def export(network: Network, pixels: Tensor) -> fx.GraphModule:
-    """The network's operations as a graph over batches of any size, layers whole. The weights are the module's own."""
-    parameter = next((p for p in network.module.parameters() if p.is_floating_point()), pixels)
-    example = pixels[:1].to(parameter.device, parameter.dtype).repeat(2, 1, 1, 1)
-    count = torch.export.Dim("count", min=1, max=1 << 20)
+    """The network's operations as a graph, layers whole, none in place. The weights are the module's own. Batches are
+    of `EXAMPLES`: where a graph names that number, `sizes` puts another."""
+    example = network.as_input(pixels[:1]).repeat(EXAMPLES, 1, 1, 1)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            program = torch.export.export(network.module, (example,), dynamic_shapes=({0: count},))
-            return whole_norms(program.run_decompositions({}).module())
+            program = torch.export.export(network.module, (example,))
+            module = program.module()
+            if not functional(module):  # a view of what is written in place: torch untangles it, in three times as long
+                module = whole_norms(program.run_decompositions({}).module())
+            return module
     except Exception as error:  # of any kind: it is the reason that is reported
         words = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-        raise UnsupportedError(f"torch.export cannot follow the network: {type(error).__name__}: {words[:150]}") from error
+        raise UnsupportedError(
+            f"torch.export cannot follow the network: {type(error).__name__}: {words[:150]}"
+        ) from error
+
+
+def functional(module: fx.GraphModule) -> bool:
+    """Puts `relu` for `relu_`, and so on: whoever reads the tensor later reads the result. False where a view would
+    have changed with it; the graph is then of no use."""
+    order = {node: i for i, node in enumerate(module.graph.nodes)}
+    for node in list(module.graph.nodes):
+        name = name_of(node)
+        if not name or not node.target._schema.is_mutable:
+            continue
+        packet, overload = name.removesuffix("_"), node.target._overloadname
+        other = getattr(getattr(torch.ops.aten, packet, None), overload, None)
+        written = node.args[0] if node.args else None
+        if packet == name or other is None or not isinstance(written, fx.Node):
+            return False
+        if _is_view(written) or any(_is_view(u) and order[u] < order[node] for u in written.users):
+            return False
+        node.target = other
+        for user in list(written.users):
+            if order[user] > order[node]:
+                user.replace_input_with(written, node)
+    return True
+
+
+def _is_view(node: fx.Node) -> bool:
+    """Whether the output may be the input's own memory."""
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return node.op == "call_function"
+    if node.target._schema.is_mutable:
+        return False
+    views = any(r.alias_info is not None for r in node.target._schema.returns)
+    return views or "dropout" in name_of(node)
+
+
+def sizes(node: fx.Node, count: int) -> tuple[Any, ...]:
+    """The arguments of a node, for batches of `count`."""
+    if name_of(node) not in ("view", "reshape", "_unsafe_view", "expand"):
+        return node.args
+    given, shape, *others = node.args
+    return (given, [count if i == 0 and n == EXAMPLES else n for i, n in enumerate(shape)], *others)  # type: ignore[arg-type, union-attr]
 
 
 def whole_norms(module: fx.GraphModule) -> fx.GraphModule:
@@ -160,21 +216,19 @@ def sort(module: fx.GraphModule) -> LocalGraph:
         if node.op != "call_function":
             raise UnsupportedError(f"the graph calls {node.op} {node.target}")
         given = node.all_input_nodes
-        if all(n in constants for n in given) and name_of(node) != "sym_size":
+        if all(n in constants for n in given):
             constants[node] = node.target(*_filled(node.args, constants), **_filled(node.kwargs, constants))
             continue
         step = _step(node, steps, constants)
         if step is not None:
             steps[node] = step
             continue
-        if name_of(node) not in ("sym_size", "") and any(n in steps for n in given):
+        if any(n in steps for n in given):
             stopped.append(place_of(node))
         rest.append(node)
     output = nodes[-1]
     readers = [*rest, output]
-    boundary = tuple(
-        n for n in steps if any(n in r.all_input_nodes and name_of(r) != "sym_size" for r in readers)
-    )
+    boundary = tuple(n for n in steps if any(n in r.all_input_nodes for r in readers))
     needed: set[fx.Node] = set(boundary)
     for node in reversed(list(steps)):
         if node in needed:
@@ -193,11 +247,10 @@ def _step(node: fx.Node, steps: dict[fx.Node, Step], constants: dict[fx.Node, An
     """The step that a node is, or None where its output is not local in its inputs."""
     name = name_of(node)
     given = tuple(n for n in node.all_input_nodes if n in steps)
-    others = [n for n in node.all_input_nodes if n not in steps and n not in constants]
     value = node.meta.get("val")
     if node.target is operator.getitem and given:
         value, name = node.meta.get("val"), "getitem"
-    if not name or not given or (others and name not in ("view", "reshape", "_unsafe_view")):
+    if not name or not given or any(n not in steps and n not in constants for n in node.all_input_nodes):
         return None
     first = steps[given[0]]
     if any((steps[g].axes, steps[g].size, len(steps[g].shape)) != (first.axes, first.size, len(first.shape)) for g in given):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -11,12 +11,11 @@ from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
 from camlucida.maps.incremental import winograd
-from camlucida.maps.incremental.graph import FRESH, LocalGraph, Step, name_of, named
+from camlucida.maps.incremental.graph import FRESH, LocalGraph, Step, name_of, named, sizes
 from camlucida.maps.incremental.intervals import Group, groups
 from camlucida.maps.incremental.pieces import Piece, Table, raster
 
 SHORT_PRODUCTS = 64.0  # C·O / (C + O) from which Winograd's products pay for their transforms
-IN_PLACE: dict[str, Callable] = {"relu": torch.relu_, "hardswish": F.hardswish, "add": torch.Tensor.add_}
 
 
 class Runner:
@@ -29,8 +28,8 @@ class Runner:
         self.clean[graph.pixels] = pixels
         for node in graph.steps:
             if node is not graph.pixels:
-                arguments = self._arguments(node, self.clean)
-                self.clean[node] = node.target(*arguments[0], **arguments[1])
+                given, by_name = _filled((sizes(node, 1), node.kwargs), self.clean)
+                self.clean[node] = node.target(*given, **by_name)
         whole = {n: self.clean[n] for n in graph.boundary}
         self.output = self._rest(whole, 1)
         users = {n: [u for u in n.users if u in graph.steps] for n in graph.steps}
@@ -51,7 +50,7 @@ class Runner:
         waiting: list[tuple[Tensor, dict[fx.Node, Tensor]]] = []
         count = 0
         for group in groups(corners.cpu().numpy(), size, self.graph.steps, chunk):
-            members = torch.from_numpy(group.members).to(self.clean[self.graph.pixels].device)
+            members = torch.from_numpy(group.members).to(contents.device)
             waiting.append((members, self._windows(group, members, contents)))
             count += len(members)
             if count >= whole_maps:
@@ -69,25 +68,16 @@ class Runner:
         """Runs what no window carries, on whole maps."""
         values = {**self.graph.constants, **whole}
         for node in self.graph.rest:
-            if name_of(node) == "sym_size":
-                tensor, dim = node.args
-                values[node] = count if dim == 0 else int(tensor.meta["val"].shape[dim])
-                continue
-            given, by_name = self._arguments(node, values)
+            given, by_name = _filled((sizes(node, count), node.kwargs), values)
             # maps lie channels-last here, where the module's own may not
             made = torch.reshape(*given) if name_of(node) == "view" else node.target(*given, **by_name)
             values[node] = made
-        flat = fx.node.map_arg(self.graph.output.args[0], lambda n: values[n])
+        flat = _filled(self.graph.output.args[0], values)
         return pytree.tree_unflatten(list(flat), self.graph.module._out_spec)
-
-    @staticmethod
-    def _arguments(node: fx.Node, values: dict[fx.Node, Any]) -> tuple[Any, Any]:
-        """What a node is called with. A size of the batch that only a reshaping of cells reads may be unknown."""
-        return fx.node.map_arg((node.args, node.kwargs), lambda n: values[n] if n in values else 1)
 
     def table(self, node: fx.Node) -> Table:
         if node not in self.tables:
-            self.tables[node] = Table(self.clean[node], self.graph.steps[node].axes)
+            self.tables[node] = Table(self.clean.pop(node), self.graph.steps[node].axes)
         return self.tables[node]
 
     def _windows(self, group: Group, members: Tensor, contents: Tensor) -> dict[fx.Node, Tensor]:
@@ -141,17 +131,23 @@ class Runner:
         elif name == "batch_norm":
             scale, shift = self._affine(step.node)
             made = torch.addcmul(shift[:, None, None], values[step.inputs[0]], scale[:, None, None])
-        elif name in ("relu", "add") and self._free(step.inputs[0], same) and not step.node.kwargs:
-            arguments = self._arguments(step.node, {**self.graph.constants, **values})[0]
-            made = torch.relu_(*arguments) if name == "relu" else arguments[0].add_(arguments[1])
+        elif self._in_place(step, same):
+            first = values[step.inputs[0]]
+            made = first.relu_() if name == "relu" else first.add_(values[step.node.args[1]])  # type: ignore[index]
         else:
-            positional, by_name = self._arguments(step.node, {**self.graph.constants, **values})
+            positional, by_name = _filled((step.node.args, step.node.kwargs), {**self.graph.constants, **values})
             made = step.node.target(*positional, **by_name)
         return Piece(made, place.top, place.left, place.by_edit, place.by_row, place.by_column)
 
-    def _free(self, node: fx.Node, same: bool) -> bool:
-        """Whether a step may overwrite the cells of its input."""
-        return not same or (node in self.alone and node not in self.graph.boundary and name_of(node) in FRESH)
+    def _in_place(self, step: Step, same: bool) -> bool:
+        """Whether a step may overwrite the cells of its first input."""
+        node, first = step.node, step.inputs[0]
+        if name_of(node) not in ("relu", "add") or node.args[0] is not first or node.kwargs:
+            return False
+        others = [self.graph.steps.get(n) for n in node.args[1:]]  # type: ignore[arg-type]
+        alike = all(o is not None and o.shape == self.graph.steps[first].shape for o in others)
+        kept = first not in self.alone or first in self.graph.boundary or name_of(first) not in FRESH
+        return alike and not (same and kept)
 
     def _moved(self, node: fx.Node, piece: Piece, place: Piece) -> Any:
         """The cells of a node in another window."""
@@ -256,7 +252,7 @@ class Runner:
 
         def tiles(start: Tensor, number: int) -> Tensor:
             begins = torch.arange(number, device=top.device) * side
-            return ((start - 0)[:, None, None] + begins[:, None] + within).flatten(1)
+            return (start[:, None, None] + begins[:, None] + within).flatten(1)
 
         rows, columns = tiles(top - step.reach[0].pad, high), tiles(left - step.reach[1].pad, wide)
         table.lay(piece)
@@ -303,9 +299,10 @@ class Runner:
         return self.graph.transformed["affine", node]
 
 
+def _filled(tree: Any, values: dict[fx.Node, Any]) -> Any:
+    return fx.node.map_arg(tree, lambda n: values[n])
+
+
 def _span(start: Tensor, count: int, stride: int = 1) -> Tensor:
     """`(B, count)`: positions from each start on."""
     return start[:, None] + torch.arange(count, device=start.device) * stride
-
-
-__all__: Sequence[str] = ("Runner",)
