@@ -18,7 +18,10 @@ from camlucida.networks.network import Network, logits_of
 
 CHUNK = 48  # edits in a batch of windows
 WHOLE_MAPS = 128  # edits in a batch of whole maps
-AGREEMENT = {torch.float32: 1e-4, torch.float64: 1e-9}  # of the largest output, graph against module; else 0.05
+AGREEMENT = {
+    torch.float32: 1e-4,
+    torch.float64: 1e-9,
+}  # of the largest output, graph against module; else 0.05
 
 
 class Edits:
@@ -47,11 +50,18 @@ class Edits:
                 raise UnsupportedError(graph.refused)
 
     def outputs(
-        self, corners: Tensor, contents: Tensor, chunk: int = CHUNK, whole_maps: int = WHOLE_MAPS
+        self,
+        corners: Tensor,
+        contents: Tensor,
+        *,
+        field: float = 1.0,
+        chunk: int = CHUNK,
+        whole_maps: int = WHOLE_MAPS,
     ) -> Iterator[tuple[Tensor, Any]]:
         """For edits whose top-left pixels are `corners (P, 2)`: positions in that list, in any order, and the
-        network's output for them. `contents`: the new pixels, `(C, h, w)` for all or `(P, C, h, w)`."""
-        return self.runner.run(corners, contents.to(self.pixels), chunk, whole_maps)
+        network's output for them. `contents`: the new pixels, `(C, h, w)` for all or `(P, C, h, w)`. `field` < 1: no
+        window wider than that share of its map, an approximation."""
+        return self.runner.run(corners, contents.to(self.pixels), chunk, whole_maps, field)
 
 
 def evaluate(network: Network, pixels: Tensor, corners: Tensor, contents: Tensor) -> Tensor:
@@ -59,7 +69,11 @@ def evaluate(network: Network, pixels: Tensor, corners: Tensor, contents: Tensor
     `(P, C, h, w)`, laid at the top-left pixels `corners (P, 2)` (row, column), one edit each. Exact to 1e-4 of the range of
     the logits. Raises UsageError for an edit that leaves the picture, UnsupportedError, with the reason, where the
     network cannot be followed."""
-    inside = [pixels.shape[2] - contents.shape[-2], pixels.shape[3] - contents.shape[-1]] if pixels.ndim == 4 else []
+    inside = (
+        [pixels.shape[2] - contents.shape[-2], pixels.shape[3] - contents.shape[-1]]
+        if pixels.ndim == 4
+        else []
+    )
     low, high = (corners.amin(0).tolist(), corners.amax(0).tolist()) if corners.numel() else ([0, 0], [0, 0])
     if len(pixels) != 1 or min(low) < 0 or any(h > most for h, most in zip(high, inside, strict=False)):
         raise UsageError(

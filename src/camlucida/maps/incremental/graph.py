@@ -16,14 +16,22 @@ from camlucida.errors import UnsupportedError
 from camlucida.networks.network import Network
 
 # Every output cell depends on the same cell of the inputs alone, and no argument names an axis.
-POINTWISE = frozenset(
-    """relu relu6 hardtanh hardswish hardsigmoid sigmoid log_sigmoid silu gelu elu selu celu leaky_relu prelu tanh
-    softplus softsign mish threshold hardshrink softshrink clamp clamp_min clamp_max add sub rsub mul div pow sqrt
-    rsqrt square exp log neg abs erf sin cos reciprocal maximum minimum dropout feature_dropout alias clone contiguous
-    detach to _to_copy lift_fresh_copy batch_norm""".split()
-)
-EXAMPLES = 7  # pictures in the batch that is exported: a number that no layer has as its size
-FRESH = ("conv2d", "linear", "batch_norm", "add", "mul")  # their output is theirs alone: the next may work in place
+POINTWISE = frozenset([
+    "relu", "relu6", "hardtanh", "hardswish", "hardsigmoid", "sigmoid", "log_sigmoid", "silu", "gelu",
+    "elu", "selu", "celu", "leaky_relu", "prelu", "tanh", "softplus", "softsign", "mish", "threshold",
+    "hardshrink", "softshrink", "clamp", "clamp_min", "clamp_max", "add", "sub", "rsub", "mul", "div",
+    "pow", "sqrt", "rsqrt", "square", "exp", "log", "neg", "abs", "erf", "sin", "cos", "reciprocal",
+    "maximum", "minimum", "dropout", "feature_dropout", "alias", "clone", "contiguous", "detach", "to",
+    "_to_copy", "lift_fresh_copy", "batch_norm",
+])  # fmt: skip
+EXAMPLES = 7  # pictures in the batch that is exported
+FRESH = (
+    "conv2d",
+    "linear",
+    "batch_norm",
+    "add",
+    "mul",
+)  # their output is theirs alone: the next may work in place
 
 
 @dataclass(frozen=True)
@@ -130,7 +138,9 @@ def export(network: Network, pixels: Tensor) -> fx.GraphModule:
             warnings.simplefilter("ignore")
             program = torch.export.export(network.module, (example,))
             module = program.module()
-            if not functional(module):  # a view of what is written in place: torch untangles it, in three times as long
+            if not functional(
+                module
+            ):  # a view of what is written in place: torch untangles it, in three times as long
                 module = whole_norms(program.run_decompositions({}).module())
             return module
     except Exception as error:  # of any kind: it is the reason that is reported
@@ -235,7 +245,9 @@ def sort(module: fx.GraphModule) -> LocalGraph:
             needed.update(steps[node].inputs)
     steps = {n: s for n, s in steps.items() if n in needed}
     if len(steps) < 2 or not any(s.reach for s in steps.values()):
-        raise UnsupportedError(f"no layer can be followed in windows: the first is {stopped[0] if stopped else 'none'}")
+        raise UnsupportedError(
+            f"no layer can be followed in windows: the first is {stopped[0] if stopped else 'none'}"
+        )
     return LocalGraph(module, pixels, steps, constants, rest, boundary, output, tuple(stopped))
 
 
@@ -253,7 +265,10 @@ def _step(node: fx.Node, steps: dict[fx.Node, Step], constants: dict[fx.Node, An
     if not name or not given or any(n not in steps and n not in constants for n in node.all_input_nodes):
         return None
     first = steps[given[0]]
-    if any((steps[g].axes, steps[g].size, len(steps[g].shape)) != (first.axes, first.size, len(first.shape)) for g in given):
+    if any(
+        (steps[g].axes, steps[g].size, len(steps[g].shape)) != (first.axes, first.size, len(first.shape))
+        for g in given
+    ):
         return None
     arguments = named(node)
     if name in ("conv2d", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d"):
@@ -261,7 +276,9 @@ def _step(node: fx.Node, steps: dict[fx.Node, Step], constants: dict[fx.Node, An
     axes = _axes(name, arguments, first, node, constants)
     if axes is None:
         return None
-    shapes = [tuple(v.shape[1:]) for v in value] if isinstance(value, (tuple, list)) else [tuple(value.shape[1:])]
+    shapes = (
+        [tuple(v.shape[1:]) for v in value] if isinstance(value, (tuple, list)) else [tuple(value.shape[1:])]
+    )
     step = Step(node, given, axes, shapes[0], cost=20.0 * math.prod(shapes[0]) / math.prod(first.size))
     if name == "linear":
         step = Step(node, given, axes, shapes[0], cost=float(constants[arguments["weight"]].numel()))
@@ -336,11 +353,17 @@ def _axes(
         kept = kept and len(shape) > 2 and math.prod(shape[1:]) == math.prod(first.shape)
         return (len(shape) - 2, len(shape) - 1) if kept else None
     if name == "avg_pool3d":  # over channels, as contrast normalisation does
-        reads = [_per_axis(arguments[k] or arguments["kernel_size"], 3)[1:] for k in ("kernel_size", "stride")]
+        reads = [
+            _per_axis(arguments[k] or arguments["kernel_size"], 3)[1:] for k in ("kernel_size", "stride")
+        ]
         alone = reads == [(1, 1), (1, 1)] and _per_axis(arguments["padding"], 3)[1:] == (0, 0)
         return axes if alone and axes == (3, 4) and arguments["divisor_override"] is None else None
     if name in ("constant_pad_nd", "pad"):
-        return axes if arguments.get("mode", "constant") == "constant" and _paddable(arguments, axes, rank) else None
+        return (
+            axes
+            if arguments.get("mode", "constant") == "constant" and _paddable(arguments, axes, rank)
+            else None
+        )
     return None
 
 
@@ -386,7 +409,9 @@ def _window(
         return None
     shape = tuple(node.meta["val"].shape[1:])
     if name == "adaptive_avg_pool2d":
-        steps = [size // out if size % out == 0 else 0 for size, out in zip(first.size, shape[1:], strict=True)]
+        steps = [
+            size // out if size % out == 0 else 0 for size, out in zip(first.size, shape[1:], strict=True)
+        ]
         if 0 in steps or 1 in shape[1:]:  # cells of several sizes; or all of the map
             return None
         reach = Reach(steps[0], steps[0], 0), Reach(steps[1], steps[1], 0)

@@ -22,8 +22,11 @@ def changed(low: NDArray, high: NDArray, reach: Reach, length: int) -> Interval:
     return first, np.maximum(first, last)
 
 
-def along(axis: int, starts: NDArray, length: int, steps: dict[fx.Node, Step]) -> dict[fx.Node, Interval]:
-    """The changed interval of every step along one axis, for edits of `length` pixels that begin at `starts`."""
+def along(
+    axis: int, starts: NDArray, length: int, steps: dict[fx.Node, Step], field: float = 1.0
+) -> dict[fx.Node, Interval]:
+    """The changed interval of every step along one axis, for edits of `length` pixels that begin at `starts`. With
+    `field` < 1 no window is wider than that share of its map: what lies further out stays as it was (section 11.2)."""
     found: dict[fx.Node, Interval] = {}
     for node, step in steps.items():
         if not step.inputs:
@@ -31,7 +34,12 @@ def along(axis: int, starts: NDArray, length: int, steps: dict[fx.Node, Step]) -
             continue
         low = np.min([found[n][0] for n in step.inputs], 0)
         high = np.max([found[n][1] for n in step.inputs], 0)
-        found[node] = changed(low, high, step.reach[axis], step.size[axis]) if step.reach else (low, high)
+        if step.reach:
+            low, high = changed(low, high, step.reach[axis], step.size[axis])
+            widest = max(1, round(field * step.size[axis]))
+            low = low + (high - low + 1 - widest).clip(0) // 2
+            high = np.minimum(high, low + widest - 1)
+        found[node] = low, high
     return found
 
 
@@ -46,7 +54,11 @@ class Group:
 
 
 def groups(
-    corners: NDArray[np.int64], size: tuple[int, int], steps: dict[fx.Node, Step], most: int
+    corners: NDArray[np.int64],
+    size: tuple[int, int],
+    steps: dict[fx.Node, Step],
+    most: int,
+    field: float = 1.0,
 ) -> Iterator[Group]:
     """Edits `(P, 2)` in groups of at most `most`. Along each axis, positions whose windows differ little are laid
     together, with the larger window: what it computes beyond the change is what was there before."""
@@ -56,7 +68,7 @@ def groups(
     wanted = max(1, round((len(corners) / max(1, min(24, most))) ** 0.5))
     for axis in (0, 1):
         starts, where = np.unique(corners[:, axis], return_inverse=True)
-        found = along(axis, starts, size[axis], steps)
+        found = along(axis, starts, size[axis], steps, field)
         parts.append(clustered(found, steps, wanted, np.bincount(where)))
         intervals.append(found)
         position.append(where.reshape(-1))

@@ -38,18 +38,21 @@ class Runner:
         self.folded = {
             n: us[0]
             for n, us in users.items()
-            if name_of(n) in ("conv2d", "linear") and n in self.alone and us and name_of(us[0]) == "batch_norm"
+            if name_of(n) in ("conv2d", "linear")
+            and n in self.alone
+            and us
+            and name_of(us[0]) == "batch_norm"
         }
 
     def run(
-        self, corners: Tensor, contents: Tensor, chunk: int, whole_maps: int
+        self, corners: Tensor, contents: Tensor, chunk: int, whole_maps: int, field: float = 1.0
     ) -> Iterator[tuple[Tensor, Any]]:
         """For edits with top-left `corners (P, 2)` and new pixels `contents (C, h, w)` or `(P, C, h, w)`: positions in
         that list, and the network's own output for them."""
         size = (contents.shape[-2], contents.shape[-1])
         waiting: list[tuple[Tensor, dict[fx.Node, Tensor]]] = []
         count = 0
-        for group in groups(corners.cpu().numpy(), size, self.graph.steps, chunk):
+        for group in groups(corners.cpu().numpy(), size, self.graph.steps, chunk, field):
             members = torch.from_numpy(group.members).to(contents.device)
             waiting.append((members, self._windows(group, members, contents)))
             count += len(members)
@@ -135,7 +138,9 @@ class Runner:
             first = values[step.inputs[0]]
             made = first.relu_() if name == "relu" else first.add_(values[step.node.args[1]])  # type: ignore[index]
         else:
-            positional, by_name = _filled((step.node.args, step.node.kwargs), {**self.graph.constants, **values})
+            positional, by_name = _filled(
+                (step.node.args, step.node.kwargs), {**self.graph.constants, **values}
+            )
             made = step.node.target(*positional, **by_name)
         return Piece(made, place.top, place.left, place.by_edit, place.by_row, place.by_column)
 
@@ -156,9 +161,7 @@ class Runner:
         cells = table.take(piece, rows, columns)
         return cells.view(-1, *piece.cells.shape[1:])
 
-    def _reach(
-        self, step: Step, piece: Piece, top: Tensor, left: Tensor, height: int, width: int
-    ) -> Piece:
+    def _reach(self, step: Step, piece: Piece, top: Tensor, left: Tensor, height: int, width: int) -> Piece:
         """A convolution, pooling or padding, on the cells that its window reads."""
         assert step.reach is not None
         node, name, (down, across) = step.node, name_of(step.node), step.reach
@@ -186,7 +189,9 @@ class Runner:
             if down.kernel == 1 and across.kernel == 1 and arguments["groups"] == 1:
                 made = F.linear(cells.reshape(-1, cells.shape[-1]), weight.flatten(1), bias)
             else:
-                strides = (down.stride, across.stride) if len(rows[0]) > height or len(columns[0]) > width else 1
+                strides = (
+                    (down.stride, across.stride) if len(rows[0]) > height or len(columns[0]) > width else 1
+                )
                 cells = cells.view(len(top), rows.shape[1], columns.shape[1], -1)
                 maps = F.conv2d(
                     cells.permute(0, 3, 1, 2), weight, bias, strides, 0, arguments["dilation"], arguments["groups"]
@@ -201,13 +206,24 @@ class Runner:
         return Piece(made, place.top, place.left, place.by_edit, place.by_row, place.by_column)
 
     def _pooled(
-        self, step: Step, arguments: dict[str, Any], maps: Tensor, top: Tensor, left: Tensor, height: int, width: int
+        self,
+        step: Step,
+        arguments: dict[str, Any],
+        maps: Tensor,
+        top: Tensor,
+        left: Tensor,
+        height: int,
+        width: int,
     ) -> Tensor:
         assert step.reach is not None
         down, across = step.reach
         kernel, stride = (down.kernel, across.kernel), (down.stride, across.stride)
         if name_of(step.node) == "max_pool2d":
-            spans = [arguments["kernel_size"]] if isinstance(arguments["kernel_size"], int) else arguments["kernel_size"]
+            spans = (
+                [arguments["kernel_size"]]
+                if isinstance(arguments["kernel_size"], int)
+                else arguments["kernel_size"]
+            )
             return F.max_pool2d(maps, tuple(spans), stride, 0, arguments["dilation"])
         if name_of(step.node) == "adaptive_avg_pool2d":
             return F.avg_pool2d(maps, kernel, stride)
@@ -282,7 +298,10 @@ class Runner:
         if ("folded", node) not in self.graph.transformed:
             scale, shift = self._affine(self.folded[node])
             moved = shift if bias is None else torch.addcmul(shift, bias, scale)
-            self.graph.transformed["folded", node] = (weight * scale.view(-1, *(1,) * (weight.ndim - 1)), moved)
+            self.graph.transformed["folded", node] = (
+                weight * scale.view(-1, *(1,) * (weight.ndim - 1)),
+                moved,
+            )
         return self.graph.transformed["folded", node]
 
     def _affine(self, node: fx.Node) -> tuple[Tensor, Tensor]:

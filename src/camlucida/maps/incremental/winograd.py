@@ -25,6 +25,7 @@ def matrices(kernel: int) -> tuple[Tensor, Tensor, Tensor]:
     """
     outputs = POINTS - kernel + 1
     points, last = INTERPOLATED, POINTS - 1
+
     # The polynomial (x − p) over all finite points, and over all but one of them.
     def product(roots: list[Fraction]) -> list[Fraction]:
         found = [Fraction(1)]
@@ -45,7 +46,10 @@ def matrices(kernel: int) -> tuple[Tensor, Tensor, Tensor]:
     weights.append([Fraction(int(k == kernel - 1)) for k in range(kernel)])
     results.append([Fraction(int(k == outputs - 1)) for k in range(outputs)])
     assert len(data) == last + 1
-    b, g, a = (torch.tensor([[float(v) for v in row] for row in m], dtype=torch.float64) for m in (data, weights, results))
+    b, g, a = (
+        torch.tensor([[float(v) for v in row] for row in m], dtype=torch.float64)
+        for m in (data, weights, results)
+    )
     return b, g, a.T.contiguous()
 
 
