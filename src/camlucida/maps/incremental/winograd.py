@@ -56,9 +56,9 @@ def matrices(kernel: int) -> tuple[Tensor, Tensor, Tensor]:
 def transformed(weight: Tensor) -> Tensor:
     """Weights `(O, C, k, k)` → `(36, C, O)`."""
     _, g, _ = matrices(weight.shape[2])
-    g = g.to(weight.device)
-    made = torch.einsum("ik,ockl,jl->ijco", g, weight.double(), g)
-    return made.reshape(POINTS * POINTS, *made.shape[2:]).to(weight.dtype)
+    g = torch.kron(g, g).to(weight.device)
+    made = (weight.double().flatten(2) @ g.T).to(weight.dtype)
+    return made.permute(2, 1, 0).contiguous()
 
 
 def convolve(table: Tensor, rows: Tensor, weight: Tensor, bias: Tensor | None, kernel: int) -> Tensor:
