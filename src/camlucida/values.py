@@ -158,7 +158,8 @@ class Prediction(Shown):
 class HeatMaps(Shown):
     """Raw maps `values (N, K, *grid)` float32, unscaled, signed wherever the formula is, on the device they
     were made on. `classes (N, K)` or None; `scores (N, K)`: the scalar explained; `target`: what was
-    explained, in words; `logits (N, C)`: the network's output in the same pass, where it is logits."""
+    explained, in words; `logits (N, C)`: the network's output in the same pass, where it is logits; `notes`: how
+    the values came about, where a method has several ways."""
 
     values: Tensor
     classes: Tensor | None
@@ -171,6 +172,7 @@ class HeatMaps(Shown):
     seed: int | None = None
     logits: Tensor | None = field(default=None, repr=False)
     no_gradient: Tensor | None = field(default=None, repr=False)
+    notes: tuple[str, ...] = ()
 
     @cached_property
     def status(self) -> tuple[tuple[Status, ...], ...]:
@@ -259,7 +261,9 @@ class HeatMaps(Shown):
             classes=classes,
             scores=self.scores.detach().cpu().numpy(),
         )
-        about: dict[str, Any] = {name: getattr(self, name) for name in ("method", "target", "layer", "seed")}
+        about: dict[str, Any] = {
+            name: getattr(self, name) for name in ("method", "target", "layer", "seed", "notes")
+        }
         about |= {"status": self.status, "grid": asdict(self.grid)}
         about["views"] = [view and asdict(view) for view in self.views]
         (folder / "maps.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
@@ -274,6 +278,8 @@ class HeatMaps(Shown):
         yield "status", few([f"{words.count(w)} {w}" for w in dict.fromkeys(words)])
         if self.seed is not None:
             yield "seed", self.seed
+        if self.notes:
+            yield "computed", "; ".join(self.notes)
 
     def _pictures(self) -> Iterable[tuple[str, Image.Image]]:
         """The maps on their own, each on its own scale: from 0, or centred at zero where signed."""

@@ -23,7 +23,7 @@ from camlucida.values import Batch
 class Intact:
     """One run on the pictures as they are: `pixels` where the network is, `scores (N, K)` float32, `logits (N, C)` where
     the output is logits, the tensors `tapped` on the way; `bytes_each`: what one copy of a picture takes in the network,
-    measured in this run."""
+    measured in this run; `output`: what came out of it."""
 
     network: Network
     pixels: Tensor
@@ -33,6 +33,7 @@ class Intact:
     tapped: dict[Point, Tensor]
     bytes_each: int
     layers: Mapping[str, Layer]
+    output: Output
 
     def output_of(
         self, shown: Tensor, instead: Mapping[Point, Callable[[Tensor], Tensor]] | None = None
@@ -70,7 +71,7 @@ def intact(network: Network, batch: Batch, target: Target, points: Iterable[Poin
     copy = pixels[0].numel() * max(pixels.element_size(), 4)
     bytes_each = footprint.peak // len(pixels) + 3 * copy  # the copy, its mask, and one on the way
     scores = bound.scores(output, None).float()
-    return Intact(network, pixels, bound, scores, output.any_logits(), run.tapped, bytes_each, layers)
+    return Intact(network, pixels, bound, scores, output.any_logits(), run.tapped, bytes_each, layers, output)
 
 
 def laid(pixels: Tensor) -> Tensor:

@@ -97,6 +97,18 @@ def parse(size: int | str | None) -> int | None:
     return int(number)
 
 
+def budget() -> Budget:
+    """The one that is in force."""
+    return _budget.get() or Budget()
+
+
+def announced(work: Work) -> Callable[[int], None]:
+    """Tells the listener what is about to run; gives what tells it how many copies are done."""
+    listener = _listener.get() or (lambda work, done: None)
+    listener(work, 0)
+    return lambda done: listener(work, done)
+
+
 def run(
     what: str, copies: int, work: Callable[[slice], None], *, bytes_each: int, device: torch.device,
     pictures: int = 1, most: int | None = None, passes: float | None = None, unit: str = PASSES,
@@ -107,12 +119,10 @@ def run(
     repeat one that failed; a chunk of one copy that does not fit raises what torch raised. `passes`, `unit`: as for Work,
     copies / pictures forward passes unless told.
     """
-    size = (_budget.get() or Budget()).copies(bytes_each, device)
+    size = budget().copies(bytes_each, device)
     size = min(size, most) if most else size
     size = math.ceil(copies / max(math.ceil(copies / size), 1))  # chunks of one size
-    about = Work(what, copies, pictures, copies / pictures if passes is None else passes, unit)
-    tell = _listener.get() or (lambda work, done: None)
-    tell(about, 0)
+    tell = announced(Work(what, copies, pictures, copies / pictures if passes is None else passes, unit))
     done = 0
     while done < copies:
         part = slice(done, min(done + size, copies))
@@ -124,7 +134,7 @@ def run(
             size = (part.stop - part.start) // 2
         else:
             done = part.stop
-            tell(about, done)
+            tell(done)
             continue
         if device.type == "cuda":  # after the error is gone, and with it the tensors of its frames
             torch.cuda.empty_cache()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import chain
@@ -43,6 +43,7 @@ class Network(Shown):
     layer: str | None = None
     precision: str = "32-true"
     _structures: dict = field(default_factory=dict, repr=False)
+    _kept: dict = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -75,14 +76,18 @@ class Network(Shown):
 
     def forward(self, pixels: Tensor) -> Any:
         """The module's own output for pixels, on its device and in its precision, in whatever mode it is."""
-        parameter = next(self.module.parameters(), None)
-        dtype = parameter.dtype if parameter is not None and parameter.is_floating_point() else pixels.dtype
-        moved = pixels.to(self.device, dtype)
+        moved = self.as_input(pixels)
         if moved is pixels:
             moved = pixels.clone()  # the module may work in place on what it is given
         mixed = AUTOCAST.get(self.precision)
         with torch.autocast(self.device.type, mixed) if mixed else nullcontext():
             return self.module(moved)
+
+    def as_input(self, pixels: Tensor) -> Tensor:
+        """Pixels on the module's device, in the type of its weights."""
+        parameter = next(self.module.parameters(), None)
+        dtype = parameter.dtype if parameter is not None and parameter.is_floating_point() else pixels.dtype
+        return pixels.to(self.device, dtype)
 
     def predict(self, batch: Batch | Tensor, top: int = 5) -> Prediction:
         """The `top` classes of each picture with their labels."""
@@ -151,7 +156,18 @@ class Network(Shown):
         state = tuple((id(t), object() if t.is_inference() else t._version, t.data_ptr()) for t in weights)
         if self._structures.get("state") != state:
             self._structures.clear()
+            self._kept.clear()
             self._structures["state"] = state
+
+    def keep(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """`make()`, once per key while no weight changes: what is costly to find out about the module, such as its
+        exported graph for one shape of input."""
+        self._forget_if_changed()
+        if key not in self._kept:
+            if len(self._kept) >= KEPT_SHAPES:
+                del self._kept[next(iter(self._kept))]
+            self._kept[key] = make()
+        return self._kept[key]
 
     def layers(self, pixels: Tensor | None = None) -> tuple[Layer, ...]:
         """The spatial layers in the order they run, for `pixels` or a blank picture of the card's size."""
