@@ -30,7 +30,7 @@ from small_networks import (
 
 QUICK = {  # options that keep slow methods short
     "occlusion": "occlusion:patch=10,stride=9",
-    "smooth-grad": "smooth-grad:n=2",
+    "smooth-grad": "smooth-grad:n=1",
     "captum": "captum:attribution=InputXGradient",
 }
 METHODS = {name: maps.method(QUICK.get(name, name)) for name in maps.available()}

@@ -36,7 +36,7 @@ from small_networks import CLASSES, Headed, by_axes, gap, headed, pixels, seeded
 
 QUICK = {
     "occlusion": "occlusion:patch=10,stride=9",
-    "smooth-grad": "smooth-grad:n=1",
+    "smooth-grad": "smooth-grad:of=grad-cam,n=1",
     "captum": "captum:attribution=InputXGradient",
 }
 METHODS = {name: maps.method(QUICK.get(name, name)) for name in maps.available()}

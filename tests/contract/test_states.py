@@ -33,7 +33,7 @@ from small_networks import (
 pytestmark = pytest.mark.filterwarnings("ignore:.* is compiled:UserWarning")
 QUICK = {
     "occlusion": "occlusion:patch=10,stride=9",
-    "smooth-grad": "smooth-grad:of=grad-cam,n=2",
+    "smooth-grad": "smooth-grad:of=grad-cam,n=1",
     "captum": "captum:attribution=InputXGradient",
 }
 METHODS = {name: maps.method(QUICK.get(name, name)) for name in maps.available()}
