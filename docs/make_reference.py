@@ -52,7 +52,11 @@ def text() -> str:
             thing = getattr(module, inner)
             if inner not in things and not isinstance(thing, dict):
                 lines += [f"**cl.{name}.{inner}**", "", *_entry(f"cl.{name}.{inner}", thing)]
-    for title, catalogue in (("Methods", maps.METHODS), ("Box rules", boxes.RULES)):
+    for title, catalogue in (
+        ("Methods", maps.METHODS),
+        ("Reconstructions", maps.RECONSTRUCTIONS),
+        ("Box rules", boxes.RULES),
+    ):
         lines += [f"### {title} by name", "", "| name | class | options |", "|---|---|---|"]
         for spec, place in catalogue.items():
             module, _, cls = place.partition(":")

@@ -494,13 +494,13 @@ class _Recorder(TorchFunctionMode):
         self.calls[name] += 1
         inputs = tuple(self.record.value(t) for t in _tensors((args, kwargs)))
         kept = self.keep(name, args, kwargs)
-        held = _copied((args, kwargs))  # the module may go on filling a list that it gave to `cat`
+        held, options = _copied((args, kwargs))  # the module may go on filling a list that it gave to `cat`
         output = func(*args, **kwargs)
         for part, tensor in enumerate(_tensors(output)):
             value = self.record.value(tensor)
             if value not in inputs:
                 shape = tuple(tensor.shape)
-                self.record.add(Operation(name, call, *held, inputs, value, shape, func, part, kept))
+                self.record.add(Operation(name, call, held, options, inputs, value, shape, func, part, kept))
         return output
 
 

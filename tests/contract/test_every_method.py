@@ -30,7 +30,7 @@ from small_networks import (
 
 QUICK = {  # options that keep slow methods short
     "occlusion": "occlusion:patch=10,stride=9",
-    "smooth-grad": "smooth-grad:n=2",
+    "smooth-grad": "smooth-grad:n=1",
     "captum": "captum:attribution=InputXGradient",
     "score-cam": "score-cam:channels=8",
     "ablation-cam": "ablation-cam:channels=8",

@@ -37,7 +37,7 @@ from walks import one_of_each_walk
 
 QUICK = {
     "occlusion": "occlusion:patch=10,stride=9",
-    "smooth-grad": "smooth-grad:n=1",
+    "smooth-grad": "smooth-grad:of=grad-cam,n=1",
     "captum": "captum:attribution=InputXGradient",
     "score-cam": "score-cam:channels=8",
     "ablation-cam": "ablation-cam:channels=8",

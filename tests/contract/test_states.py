@@ -34,7 +34,7 @@ from walks import one_of_each_walk
 pytestmark = pytest.mark.filterwarnings("ignore:.* is compiled:UserWarning")
 QUICK = {
     "occlusion": "occlusion:patch=10,stride=9",
-    "smooth-grad": "smooth-grad:of=grad-cam,n=2",
+    "smooth-grad": "smooth-grad:of=grad-cam,n=1",
     "captum": "captum:attribution=InputXGradient",
     "bag-cam": "bag-cam:log=false",  # by default divided by scores, which are near zero here
     "score-cam": "score-cam:channels=8,weighting=increase",  # a mean of normed tokens is near zero

@@ -148,7 +148,7 @@ class DeconvNet:
         return units, f"the unit of {layer.name} that adds most to the {run.bound.words}", classes
 
 
-def _place(unit: Tensor, at: str | tuple[int, ...]) -> tuple[int, ...] | None:
+def _place(unit: Tensor, at: Any) -> tuple[int, ...] | None:
     """The cell of one unit's map `(*cells)`; None: all of them. Raises TargetError for one that is not there."""
     if at == "all":
         return None

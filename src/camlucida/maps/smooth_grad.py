@@ -62,7 +62,7 @@ class SmoothGrad:
         method = self.method
         fixed, scores, logits = on_clean(network, batch, target or ClassTarget.predicted())
         total: Tensor | float = 0.0
-        dead = []
+        dead: list[Tensor] = []
         for pixels in noisy(batch.pixels, self.n, self.sigma, self.seed):
             copy = replace(batch, pixels=pixels)
             if isinstance(method, Saliency):
@@ -71,7 +71,8 @@ class SmoothGrad:
             else:
                 found = method(network, copy, fixed)
                 values = found.values
-            dead.append(getattr(found, "no_gradient", None))
+            if isinstance(found, HeatMaps) and found.no_gradient is not None:
+                dead.append(found.no_gradient)
             total = (
                 total + {"signed": values, "absolute": values.abs(), "squared": values.square()}[self.mean]
             )
@@ -80,7 +81,7 @@ class SmoothGrad:
         if isinstance(found, Reconstruction):
             return replace(found, values=mean, scores=scores[:, 0], method=name, seed=self.seed)
         mean = method.maps(mean, run, batch).values if isinstance(method, Saliency) else mean
-        none = None if dead[0] is None else torch.stack(dead).all(0)
+        none = torch.stack(dead).all(0) if dead else None
         return replace(
             found, values=mean, scores=scores, logits=logits, no_gradient=none, method=name, seed=self.seed
         )
