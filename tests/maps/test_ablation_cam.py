@@ -143,6 +143,15 @@ def test_a_network_that_cannot_run_alone_runs_whole(how):
         near(found.values[n, 0], wanted)
 
 
+def test_numbers_that_differ_make_it_run_whole():
+    """Nothing fails here, and the shapes fit: only the numbers tell that the copies were counted."""
+    module, x = seeded(Meeting, lambda below, side: (below + side) / len(below)), pixels()
+    heard: list[schedule.Work] = []
+    with schedule.heard_by(lambda work, done: heard.append(work)):
+        cl.AblationCAM("side")(cl.wrap(module), x, cl.ClassTarget(3))
+    assert heard[0].unit == schedule.PASSES
+
+
 def test_tokens_lose_a_channel_of_their_cells_not_of_the_class_token():
     module, x = tokens("class token", 2), pixels()
     found = cl.AblationCAM("norm1", relu=False)(cl.wrap(module), x, cl.ClassTarget(1))

@@ -42,7 +42,7 @@ class Options:
     views: str = "1"
     """Views merged into one map, as in camlucida localize; auto: what the card was tuned with."""
     memory: str | None = None
-    """Most that the tensors of one pass may take in occlusion, Score-CAM, Ablation-CAM and RISE, as 500MB or 2GiB; it is halved where memory runs out. By default half of a GPU's; on a CPU 100 MB, beyond which it gets slower."""
+    """Most that the tensors of one pass may take in occlusion, Score-CAM, Ablation-CAM and RISE, as 500MB or 2GiB; it is halved where memory runs out. By default half of a GPU's; on a CPU 40 MB, beyond which it gets slower."""
     scale: str = "per-map"
     """Colours: per-map; shared, by all maps of one method and layer; or fixed:LO:HI in raw units."""
     json: bool = False

@@ -44,7 +44,7 @@ class Options:
     batch: int = 32
     """Pictures a forward pass; results are equal for equal batches."""
     memory: str | None = None
-    """Most that the tensors of one pass may take in occlusion, Score-CAM, Ablation-CAM and RISE, as 500MB or 2GiB; it is halved where memory runs out. By default half of a GPU's; on a CPU 100 MB, beyond which it gets slower."""
+    """Most that the tensors of one pass may take in occlusion, Score-CAM, Ablation-CAM and RISE, as 500MB or 2GiB; it is halved where memory runs out. By default half of a GPU's; on a CPU 40 MB, beyond which it gets slower."""
     part: int | None = None
     """Pictures a part of the result holds, 128 unless told: what a kill loses at most. Results are equal for equal parts."""
     max_pixels: int = 89_478_485

@@ -14,7 +14,7 @@ import torch
 
 from camlucida.errors import UsageError
 
-BEST_ON_CPU = 10**8
+BEST_ON_CPU = 4 * 10**7
 """Bytes of a chunk on a CPU: larger ones leave its caches and are slower, however much memory there is."""
 MOST = 512  # copies a chunk
 PASSES = "forward passes"
@@ -25,7 +25,7 @@ UNITS |= {f"{letter}i": 1 << 10 * power for power, letter in enumerate("kmgt", 1
 @dataclass(frozen=True)
 class Budget:
     """`memory`: bytes that the tensors of one chunk may take, weights not counted; None: half of a GPU's memory. On a
-    CPU a chunk takes 100 MB at most, since larger ones are slower. The budget fixes the size of the chunks, so that two
+    CPU a chunk takes 40 MB at most, since larger ones are slower. The budget fixes the size of the chunks, so that two
     runs are equal bit for bit; under another budget, or after memory ran out, maps differ by float noise."""
 
     memory: int | None = None
