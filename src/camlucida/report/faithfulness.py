@@ -37,7 +37,7 @@ from camlucida.report.faithfulness_curves import curve_svg, legend
 PAGE, PARTS = "report.html", "faithfulness-parts"
 LONGEST = 320  # pixels of the longer side of a picture on the page
 REJECTED_SHOWN = 200
-ARROWS = {"higher": " ↑", "lower": " ↓"}
+ARROWS = {"higher": " ↑", "lower": " ↓", "zero": " → 0"}
 SCHEMA = pyarrow.schema(
     [
         ("picture", pyarrow.int32()), ("path", pyarrow.string()), ("class_index", pyarrow.int32()),
