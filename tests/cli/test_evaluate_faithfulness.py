@@ -77,7 +77,7 @@ def whole(packed, data, folder):
 def test_a_run(whole):
     code, out = whole
     assert code == 3  # one picture is broken
-    assert {f.name for f in out.iterdir()} == {"faithfulness.json", "faithfulness.parquet", "report.html", "rejected.csv", "parts"}  # fmt: skip
+    assert {f.name for f in out.iterdir()} == {"faithfulness.json", "faithfulness.parquet", "report.html", "rejected.csv", "faithfulness-parts"}  # fmt: skip
     assert "broken.png" in (out / "rejected.csv").read_text()
     report = json.loads((out / "faithfulness.json").read_text())
     rows = parquet.read_table(out / "faithfulness.parquet").to_pylist()
@@ -152,13 +152,13 @@ def test_a_run_that_was_stopped_goes_on(packed, data, folder, capsys, monkeypatc
     monkeypatch.setattr(CAM, "__call__", counted)
     stop = 6
     assert evaluate(data, *run, "--out", folder / "stopped", capsys=capsys)[0] == 130
-    assert [f.name for f in (folder / "stopped" / "parts").iterdir()] == ["part-00000.parquet"]
+    assert [f.name for f in (folder / "stopped" / "faithfulness-parts").iterdir()] == ["part-00000.parquet"]
     code, _, said = evaluate(data, *run, "--seed", 1, "--out", folder / "stopped", "--resume", capsys=capsys)
     assert (code, "other pictures or options" in said) == (2, True)
     before, stop = sum(looked), 1000
     assert evaluate(data, *run, "--out", folder / "stopped", "--resume", capsys=capsys)[0] == 3
     assert sum(looked) - before == 3 * 4  # the map, the masked one, two layers; without the broken picture
-    (folder / "stopped" / "parts" / "part-00001.parquet").write_bytes(b"nothing")
+    (folder / "stopped" / "faithfulness-parts" / "part-00001.parquet").write_bytes(b"nothing")
     code, _, said = evaluate(data, *run, "--out", folder / "stopped", "--resume", capsys=capsys)
     assert (code, "cannot read" in said) == (2, True)
     tables = [parquet.read_table(folder / name / "faithfulness.parquet") for name in ("through", "stopped")]

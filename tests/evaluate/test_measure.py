@@ -165,6 +165,20 @@ def test_figures_by_hand():
     json.dumps(found, allow_nan=False)
 
 
+def test_a_map_that_turns_into_its_reverse_has_not_changed():
+    """Likeness to the map of a random network is best at 0, not below."""
+    found = summary.figures(
+        made({
+            "reversed": {"cascading-spearman": [-0.9, -0.8, -0.9]}, "sound": {"cascading-spearman": [0.1, -0.1, 0.0]},
+            "random": {"cascading-spearman": [0.6, 0.6, 0.6]},
+        })
+    )  # fmt: skip
+    ranks = {name: of["cascading-spearman"]["rank"] for name, of in found["figures"].items()}
+    assert ranks == {"sound": 1, "random": 2, "reversed": 3}
+    assert found["figures"]["reversed"]["cascading-spearman"]["against_random"] == "worse"
+    assert found["figures"]["sound"]["cascading-spearman"]["against_random"] == "better"
+
+
 def test_pictures_that_agree_leave_a_wilson_interval():
     found = summary.figures(made({"one": {"increase": [1.0] * 9, "occlusion": [1.0] * 9}}))["figures"]["one"]
     low = 1 / (1 + 1.96**2 / 9)

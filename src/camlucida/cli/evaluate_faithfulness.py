@@ -218,4 +218,6 @@ def _show(report: dict[str, Any]) -> None:
     for row in rows:
         table.add_row(row["name"], *(cell["value"] + cell["mark"] for cell in row["cells"]))
     console.print(table)
-    console.print("↑ higher is better, ↓ lower; * not better than a random map on these pictures (95 %)")
+    console.print(
+        "↑ higher is better, ↓ lower, → 0 nearer to 0; * not better than a random map on these pictures (95 %)"
+    )

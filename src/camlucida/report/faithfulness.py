@@ -6,7 +6,6 @@ import base64
 import csv
 import io
 import json
-import shutil
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -35,10 +34,10 @@ from camlucida.report import figures, page
 from camlucida.report import save as saving
 from camlucida.report.faithfulness_curves import curve_svg, legend
 
-PAGE = "report.html"
+PAGE, PARTS = "report.html", "faithfulness-parts"
 LONGEST = 320  # pixels of the longer side of a picture on the page
 REJECTED_SHOWN = 200
-ARROWS = {"higher": " ↑", "lower": " ↓"}
+ARROWS = {"higher": " ↑", "lower": " ↓", "zero": " → 0"}
 SCHEMA = pyarrow.schema(
     [
         ("picture", pyarrow.int32()), ("path", pyarrow.string()), ("class_index", pyarrow.int32()),
@@ -57,7 +56,7 @@ PART_SCHEMA = pyarrow.schema(  # as measured, so that what is resumed is what wa
 
 
 class Parts:
-    """The rows of a run, part by part; with a folder, each part is saved under `parts/` as soon as it is measured, and
+    """The rows of a run, part by part; with a folder, each part is saved in `PARTS` there as soon as it is measured, and
     `resume` takes up those of a run of the same `about`. Raises UsageError where they are of another run."""
 
     def __init__(
@@ -68,14 +67,14 @@ class Parts:
         account: Account,
         resume: bool,
     ) -> None:
-        self.folder = folder / "parts" if folder else None
+        self.folder = folder / PARTS if folder else None
         self.account = account
         self.key = json.dumps({**about, "pictures": zlib.crc32("\n".join(names).encode("utf-8", "replace"))}, sort_keys=True)  # fmt: skip
         self.rows: list[Row] = []
         self.rejected: list[tuple[str, str]] = []
         self.pictures = 0
-        if self.folder and self.folder.exists() and not resume:
-            shutil.rmtree(self.folder)
+        for before in self.folder.glob("part-*.parquet") if self.folder and not resume else ():
+            before.unlink()
         while self.folder and (file := self._file(self.pictures)).is_file() and self.pictures < len(names):
             self._take(file)
 

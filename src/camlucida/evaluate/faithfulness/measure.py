@@ -29,7 +29,7 @@ class Metric:
 
     title: str
     group: str
-    better: Literal["higher", "lower"]
+    better: Literal["higher", "lower", "zero"]
     about: str
     ranks: bool = False
     lowest: float = 0.0
@@ -59,7 +59,7 @@ METRICS: dict[str, Metric] = {
     "infidelity": Metric("Infidelity", "occlusion", "lower", "share of that cost which the map, scaled, does not say"),
     **{
         f"{check}-{kind}": Metric(
-            f"{check.capitalize()}, {words}", check, "lower", f"with the map of {about}",
+            f"{check.capitalize()}, {words}", check, "zero", f"with the map of {about}",
             (check, kind) == ("cascading", "spearman"), -1,
         )
         for check, about in CHECKS.items()

@@ -46,8 +46,8 @@ def figures(rows: Sequence[Row], seed: int = 0) -> dict[str, Any]:
                 "rank": order[metric][name],
             }  # fmt: skip
             if RIVAL in names and name != RIVAL:
-                gain = drawn[:, i] - drawn[:, names.index(RIVAL)]
-                found[name][metric]["against_random"] = _verdict(gain, METRICS[metric].better)
+                gain = _badness(drawn[:, names.index(RIVAL)], metric) - _badness(drawn[:, i], metric)
+                found[name][metric]["against_random"] = _verdict(gain)
     ranking = _mean_ranks(values, [m for m in present if METRICS[m].ranks], seed)
     pictures = len({row.picture for row in rows})
     return {
@@ -74,10 +74,14 @@ def by_method(rows: Sequence[Row]) -> dict[str, dict[str, NDArray[np.float64]]]:
     }
 
 
+def _badness(means: NDArray[np.float64], metric: str) -> NDArray[np.float64]:
+    better = METRICS[metric].better
+    return -means if better == "higher" else np.abs(means) if better == "zero" else means
+
+
 def _ranked(means: NDArray[np.float64], metric: str) -> NDArray[np.float64]:
     """Ranks `(…, M)` from 1, the best, over the last axis; ties share their mean rank."""
-    sign = -1 if METRICS[metric].better == "higher" else 1
-    return rankdata(sign * means, axis=-1)
+    return rankdata(_badness(means, metric), axis=-1)
 
 
 def _mean_ranks(values: Values, ranking: Sequence[str], seed: int) -> list[dict[str, Any]]:
@@ -106,8 +110,8 @@ def _interval(values: NDArray[np.float64], drawn: NDArray[np.float64], metric: s
     return [_round(low + span * edge) for edge in between]
 
 
-def _verdict(gain: NDArray[np.float64], better: str) -> str:
-    low, high = metrics.middle(gain if better == "higher" else -gain)
+def _verdict(gain: NDArray[np.float64]) -> str:
+    low, high = metrics.middle(gain)
     return "better" if low > 0 else "worse" if high < 0 else "no different"
 
 
