@@ -185,7 +185,7 @@ def assert_exact(found: Tensor, wanted: Tensor, clean: Tensor, tolerance: float 
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same'")
-@pytest.mark.parametrize("size", [(5, 9), (1, 1), (16, 7)])
+@pytest.mark.parametrize("size", [(5, 9), (1, 1)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_layer(kind, size):
     module = NETWORKS.setdefault(kind, KINDS[kind]())
@@ -315,8 +315,8 @@ def test_short_products_are_the_convolution(kernel):
 # --- real networks -----------------------------------------------------------------------------------------
 
 REAL = {
-    "vgg16": (71, 96), "alexnet": (71, 97), "resnet18": (67, 81), "resnet50": (67, 81), "googlenet": (71, 85),
-    "densenet121": (67, 81), "mobilenet_v3_large": (67, 81), "squeezenet1_1": (67, 81), "convnext_tiny": (67, 81),
+    "vgg16": (71, 96), "alexnet": (71, 97), "resnet18": (53, 67), "resnet50": (53, 67), "googlenet": (53, 67),
+    "densenet121": (53, 67), "mobilenet_v3_large": (53, 67), "squeezenet1_1": (67, 81), "convnext_tiny": (53, 67),
     "embedded": (67, 81),
 }  # fmt: skip
 
@@ -352,7 +352,7 @@ def real(name: str) -> nn.Module:
 def test_real_networks(name):
     module, side = real(name), REAL[name]
     network, x = cl.wrap(module), pixels(1, *side)
-    corners, contents = places(side, (13, 13), 2), torch.zeros(3, 13, 13)
+    corners, contents = places(side, (13, 13), 1), torch.zeros(3, 13, 13)
     found = incremental.evaluate(network, x, corners, contents)
     edited = x.repeat(len(corners), 1, 1, 1)
     for i, (row, column) in enumerate(corners.tolist()):
@@ -453,7 +453,12 @@ def test_one_axis_and_mixed_precision_fall_back():
 def test_the_graph_is_made_once_and_anew_when_a_weight_changes(monkeypatch):
     made = []
     whole = graph.export
-    monkeypatch.setattr(graph, "export", lambda network, x: made.append(tuple(x.shape)) or whole(network, x))
+
+    def counted(network: cl.Network, x: Tensor):
+        made.append(tuple(x.shape))
+        return whole(network, x)
+
+    monkeypatch.setattr(graph, "export", counted)
     module, x = gap(), pixels()
     network, explain = cl.wrap(module), cl.Occlusion(7, 3, engine="incremental")
     first = explain(network, x)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 import operator
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor, fx
 
 from camlucida.errors import UnsupportedError
+from camlucida.maps.incremental.export import EXAMPLES, export, name_of, named, run_node
 from camlucida.networks.network import Network
 
 # Every output cell depends on the same cell of the inputs alone, and no argument names an axis.
@@ -24,7 +23,6 @@ POINTWISE = frozenset([
     "maximum", "minimum", "dropout", "feature_dropout", "alias", "clone", "contiguous", "detach", "to",
     "_to_copy", "lift_fresh_copy", "batch_norm",
 ])  # fmt: skip
-EXAMPLES = 7  # pictures in the batch that is exported
 FRESH = (
     "conv2d",
     "linear",
@@ -91,11 +89,6 @@ class LocalGraph:
         )
 
 
-def name_of(node: fx.Node) -> str:
-    """`conv2d` of `aten.conv2d.default`; empty for what is no operation."""
-    return node.target.__name__.split(".")[0] if isinstance(node.target, torch._ops.OpOverload) else ""
-
-
 def place_of(node: fx.Node) -> str:
     """The operation with the module that it belongs to."""
     stack = list((node.meta.get("nn_module_stack") or {}).values())
@@ -129,84 +122,6 @@ def local_graph(network: Network, pixels: Tensor) -> LocalGraph:
     return found
 
 
-def export(network: Network, pixels: Tensor) -> fx.GraphModule:
-    """The network's operations as a graph, layers whole, none in place. The weights are the module's own. Batches are
-    of `EXAMPLES`: where a graph names that number, `sizes` puts another."""
-    example = network.as_input(pixels[:1]).repeat(EXAMPLES, 1, 1, 1)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            program = torch.export.export(network.module, (example,))
-            module = program.module()
-            if not functional(
-                module
-            ):  # a view of what is written in place: torch untangles it, in three times as long
-                module = whole_norms(program.run_decompositions({}).module())
-            return module
-    except Exception as error:  # of any kind: it is the reason that is reported
-        words = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-        raise UnsupportedError(
-            f"torch.export cannot follow the network: {type(error).__name__}: {words[:150]}"
-        ) from error
-
-
-def functional(module: fx.GraphModule) -> bool:
-    """Puts `relu` for `relu_`, and so on: whoever reads the tensor later reads the result. False where a view would
-    have changed with it; the graph is then of no use."""
-    order = {node: i for i, node in enumerate(module.graph.nodes)}
-    for node in list(module.graph.nodes):
-        name = name_of(node)
-        if not name or not node.target._schema.is_mutable:
-            continue
-        packet, overload = name.removesuffix("_"), node.target._overloadname
-        other = getattr(getattr(torch.ops.aten, packet, None), overload, None)
-        written = node.args[0] if node.args else None
-        if packet == name or other is None or not isinstance(written, fx.Node):
-            return False
-        if _is_view(written) or any(_is_view(u) and order[u] < order[node] for u in written.users):
-            return False
-        node.target = other
-        for user in list(written.users):
-            if order[user] > order[node]:
-                user.replace_input_with(written, node)
-    return True
-
-
-def _is_view(node: fx.Node) -> bool:
-    """Whether the output may be the input's own memory."""
-    if not isinstance(node.target, torch._ops.OpOverload):
-        return node.op == "call_function"
-    if node.target._schema.is_mutable:
-        return False
-    views = any(r.alias_info is not None for r in node.target._schema.returns)
-    return views or "dropout" in name_of(node)
-
-
-def sizes(node: fx.Node, count: int) -> tuple[Any, ...]:
-    """The arguments of a node, for batches of `count`."""
-    if name_of(node) not in ("view", "reshape", "_unsafe_view", "expand"):
-        return node.args
-    given, shape, *others = node.args
-    return (given, [count if i == 0 and n == EXAMPLES else n for i, n in enumerate(shape)], *others)  # type: ignore[arg-type, union-attr]
-
-
-def whole_norms(module: fx.GraphModule) -> fx.GraphModule:
-    """Batch normalisation in evaluation as one operation with one output."""
-    for node in list(module.graph.nodes):
-        if name_of(node) == "_native_batch_norm_legit_no_training":
-            *tensors, momentum, eps = node.args
-            with module.graph.inserting_before(node):
-                made = module.graph.call_function(
-                    torch.ops.aten.batch_norm.default, (*tensors, False, momentum, eps, False)
-                )
-            made.meta = {**node.meta, "val": node.meta["val"][0]}
-            for part in list(node.users):
-                part.replace_all_uses_with(made)
-                module.graph.erase_node(part)
-            module.graph.erase_node(node)
-    return module
-
-
 def sort(module: fx.GraphModule) -> LocalGraph:
     """Sorts the nodes of an exported graph."""
     nodes = [n for n in module.graph.nodes if n.op != "call_module" or n.target != "_guards_fn"]
@@ -227,7 +142,7 @@ def sort(module: fx.GraphModule) -> LocalGraph:
             raise UnsupportedError(f"the graph calls {node.op} {node.target}")
         given = node.all_input_nodes
         if all(n in constants for n in given):
-            constants[node] = node.target(*_filled(node.args, constants), **_filled(node.kwargs, constants))
+            constants[node] = run_node(node, EXAMPLES, constants)
             continue
         step = _step(node, steps, constants)
         if step is not None:
@@ -251,17 +166,13 @@ def sort(module: fx.GraphModule) -> LocalGraph:
     return LocalGraph(module, pixels, steps, constants, rest, boundary, output, tuple(stopped))
 
 
-def _filled(tree: Any, values: dict[fx.Node, Any]) -> Any:
-    return fx.node.map_arg(tree, lambda n: values[n])
-
-
 def _step(node: fx.Node, steps: dict[fx.Node, Step], constants: dict[fx.Node, Any]) -> Step | None:
     """The step that a node is, or None where its output is not local in its inputs."""
     name = name_of(node)
     given = tuple(n for n in node.all_input_nodes if n in steps)
-    value = node.meta.get("val")
-    if node.target is operator.getitem and given:
-        value, name = node.meta.get("val"), "getitem"
+    value: Any = node.meta.get("val")
+    if node.target is operator.getitem:
+        name = "getitem"
     if not name or not given or any(n not in steps and n not in constants for n in node.all_input_nodes):
         return None
     first = steps[given[0]]
@@ -290,15 +201,6 @@ def _step(node: fx.Node, steps: dict[fx.Node, Step], constants: dict[fx.Node, An
     return step
 
 
-def named(node: fx.Node) -> dict[str, Any]:
-    """Arguments by the names of the operation's schema, defaults filled in."""
-    if not isinstance(node.target, torch._ops.OpOverload):
-        return {}
-    found = {a.name: a.default_value for a in node.target._schema.arguments if a.has_default_value()}
-    found |= {a.name: v for a, v in zip(node.target._schema.arguments, node.args, strict=False)}
-    return found | dict(node.kwargs)
-
-
 def _axes(
     name: str, arguments: dict[str, Any], first: Step, node: fx.Node, constants: dict[fx.Node, Any]
 ) -> tuple[int, int] | None:
@@ -307,7 +209,7 @@ def _axes(
     if name in POINTWISE:
         if name == "batch_norm":
             statistics = arguments["running_mean"] is not None and not arguments["training"]
-            return axes if statistics and axes[0] > 1 else None
+            return axes if statistics and axes == (2, 3) and rank == 4 else None
         if name in ("dropout", "feature_dropout") and arguments["train"]:
             return None
         if name == "prelu":

@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
 from camlucida.maps.incremental import winograd
-from camlucida.maps.incremental.graph import FRESH, LocalGraph, Step, name_of, named, sizes
+from camlucida.maps.incremental.export import filled, name_of, named, run_node
+from camlucida.maps.incremental.graph import FRESH, LocalGraph, Step
 from camlucida.maps.incremental.intervals import Group, groups
 from camlucida.maps.incremental.pieces import Piece, Table, raster
 
@@ -28,8 +29,7 @@ class Runner:
         self.clean[graph.pixels] = pixels
         for node in graph.steps:
             if node is not graph.pixels:
-                given, by_name = _filled((sizes(node, 1), node.kwargs), self.clean)
-                self.clean[node] = node.target(*given, **by_name)
+                self.clean[node] = run_node(node, 1, self.clean)
         whole = {n: self.clean[n] for n in graph.boundary}
         self.output = self._rest(whole, 1)
         users = {n: [u for u in n.users if u in graph.steps] for n in graph.steps}
@@ -71,12 +71,11 @@ class Runner:
         """Runs what no window carries, on whole maps."""
         values = {**self.graph.constants, **whole}
         for node in self.graph.rest:
-            given, by_name = _filled((sizes(node, count), node.kwargs), values)
-            # maps lie channels-last here, where the module's own may not
-            made = torch.reshape(*given) if name_of(node) == "view" else node.target(*given, **by_name)
-            values[node] = made
-        flat = _filled(self.graph.output.args[0], values)
-        return pytree.tree_unflatten(list(flat), self.graph.module._out_spec)
+            values[node] = run_node(node, count, values)
+        flat = filled(self.graph.output.args[0], values)
+        form = self.graph.module._out_spec
+        assert form is not None  # an exported module has one
+        return pytree.tree_unflatten(list(flat), form)
 
     def table(self, node: fx.Node) -> Table:
         if node not in self.tables:
@@ -95,8 +94,8 @@ class Runner:
                 new = contents[members] if contents.ndim == 4 else contents.expand(len(members), -1, -1, -1)
                 rows = new.permute(0, 2, 3, 1).reshape(-1, new.shape[1], 1, 1)
                 pieces[node] = raster(rows, top, left, height, width)
-            elif node in self.folded.values() and node.args[0] in self.folded:
-                pieces[node] = pieces[node.args[0]]
+            elif step.inputs[0] in self.folded and self.folded[step.inputs[0]] is node:
+                pieces[node] = pieces[step.inputs[0]]
             elif step.reach:
                 pieces[node] = self._reach(step, pieces[step.inputs[0]], top, left, height, width)
             else:
@@ -138,10 +137,7 @@ class Runner:
             first = values[step.inputs[0]]
             made = first.relu_() if name == "relu" else first.add_(values[step.node.args[1]])  # type: ignore[index]
         else:
-            positional, by_name = _filled(
-                (step.node.args, step.node.kwargs), {**self.graph.constants, **values}
-            )
-            made = step.node.target(*positional, **by_name)
+            made = run_node(step.node, count, {**self.graph.constants, **values})
         return Piece(made, place.top, place.left, place.by_edit, place.by_row, place.by_column)
 
     def _in_place(self, step: Step, same: bool) -> bool:
@@ -308,18 +304,17 @@ class Runner:
         """Batch normalisation in evaluation as scale and shift."""
         if ("affine", node) not in self.graph.transformed:
             given = named(node)
+            parts = ("running_mean", "running_var", "weight", "bias")
             mean, variance, weight, bias = (
-                self.graph.constants[given[k]] if given[k] is not None else None
-                for k in ("running_mean", "running_var", "weight", "bias")
+                None if given[k] is None else self.graph.constants[given[k]].double() for k in parts
             )
-            scale = (variance.double() + given["eps"]).rsqrt() * (1 if weight is None else weight.double())
-            shift = (0 if bias is None else bias.double()) - mean.double() * scale
-            self.graph.transformed["affine", node] = (scale.to(mean.dtype), shift.to(mean.dtype))
+            assert mean is not None  # a batch normalisation without statistics is no step
+            assert variance is not None
+            scale = (variance + given["eps"]).rsqrt() * (1 if weight is None else weight)
+            shift = (0 if bias is None else bias) - mean * scale
+            dtype = self.graph.constants[given["running_mean"]].dtype
+            self.graph.transformed["affine", node] = (scale.to(dtype), shift.to(dtype))
         return self.graph.transformed["affine", node]
-
-
-def _filled(tree: Any, values: dict[fx.Node, Any]) -> Any:
-    return fx.node.map_arg(tree, lambda n: values[n])
 
 
 def _span(start: Tensor, count: int, stride: int = 1) -> Tensor:
