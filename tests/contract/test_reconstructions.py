@@ -231,7 +231,7 @@ def test_options_are_fields_with_defaults(method):
 
 
 def test_nothing_boxes_them():
-    for name in maps.RECONSTRUCTIONS:
+    for name in (*maps.RECONSTRUCTIONS, "smooth-grad:of=guided-backprop"):
         with pytest.raises(UsageError, match=f"method {name}; got a signed picture.*camlucida explain"):
             maps.method(name)
     found = cl.GuidedBackprop()(cl.wrap(gap()), pixels())

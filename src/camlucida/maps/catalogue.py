@@ -65,14 +65,16 @@ def method(spec: str) -> Method:
     """A method by name, options after a colon: `grad-cam`, `occlusion:patch=16,stride=4`. Raises
     UsageError."""
     name = spec.partition(":")[0].strip()
-    if name in RECONSTRUCTIONS:
+    made = None if name in RECONSTRUCTIONS else specs.build(spec, METHODS, "method")
+    of = getattr(made, "of", "")  # smooth-grad:of=guided-backprop
+    if made is None or (isinstance(of, str) and of.partition(":")[0].strip() in RECONSTRUCTIONS):
         raise UsageError(
-            f"method {name}",
+            f"method {spec}",
             got="a signed picture, which is no heat map",
             allowed=", ".join(available()),
-            do=f"camlucida explain --methods {name} shows it",
+            do=f"camlucida explain --methods {spec} shows it",
         )
-    return specs.build(spec, METHODS, "method")  # type: ignore[return-value]
+    return made  # type: ignore[return-value]
 
 
 def any_method(spec: str) -> Method | Reconstructor:
