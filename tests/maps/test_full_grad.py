@@ -38,7 +38,7 @@ class Blocks(nn.Module):
         )
         self.one, self.two = (
             nn.Sequential(
-                nn.Conv2d(6, 6, 3, 1, 1, bias=b), nn.BatchNorm2d(6, affine=True), nn.LeakyReLU(0.1, inplace)
+                nn.Conv2d(6, 6, 3, 1, 1, bias=b), nn.BatchNorm2d(6, eps=0.5), nn.LeakyReLU(0.1, inplace)
             )
             for b in (False, True)
         )

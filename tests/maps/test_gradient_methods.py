@@ -14,6 +14,8 @@ from torch.nn import functional as F
 
 import camlucida as cl
 from camlucida.errors import LayerError, UnsupportedError, UsageError
+from camlucida.maps.eigen_cam import projected
+from camlucida.maps.pc1 import border
 from fingerprints import unchanged
 from oracles import gradient_maps as oracle
 from small_networks import EXACT, LINEARISED, MAXIMUM, by_axes, fully_connected, gap, headed, pixels, seeded
@@ -224,8 +226,6 @@ def test_one_and_three_axes(name, axes):
 
 
 def test_the_border_of_a_map_with_one_two_and_three_axes():
-    from camlucida.maps.pc1 import border
-
     assert border(torch.Size([4])).tolist() == [True, False, False, True]
     assert border(torch.Size([3, 4])).tolist() == [[True] * 4, [True, False, False, True], [True] * 4]
     assert int(border(torch.Size([4, 5, 6])).sum()) == 4 * 5 * 6 - 2 * 3 * 4
@@ -277,6 +277,30 @@ def test_a_picture_that_is_no_number_says_so_and_costs_its_neighbour_nothing(nam
     found = METHODS[name][0](network, x, cl.ClassTarget(1))
     assert found.status == (("non-finite",), alone.status[0])
     torch.testing.assert_close(found.values[1], alone.values[0], rtol=1e-4, atol=1e-7)
+    if name == "LayerCAM":
+        both = cl.LayerCAM(fuse=("features.1",))(network, x, cl.ClassTarget(1))
+        assert both.status == (("non-finite",), ("ok",))
+
+
+def test_what_only_rounding_leaves_is_nothing():
+    """Activations that cancel out, and activations that are the same but for their last bits."""
+    ramp = torch.linspace(-1, 1, 35).reshape(1, 1, 5, 7)
+    leftover = ramp - ramp.mean() + 1e-9
+    assert 0 < abs(float(leftover.sum())) < 1e-6
+    plain = torch.ones(1, 1, 5, 7)
+    found = cl.XGradCAM().formula(torch.cat([leftover, plain], 1), torch.cat([ramp, plain], 1))
+    torch.testing.assert_close(found, plain[:, 0])  # α = 0 and 1
+    same = 3 + 1e-7 * torch.randn(1, 4, 5, 7, generator=torch.Generator().manual_seed(0))
+    assert float(same.std()) > 0
+    assert (projected(same, centre=True) == 0).all()
+    assert float(projected(same, centre=False).min()) > 5
+    for channels in (4, 40):  # fewer than cells, and more
+        scales = torch.linspace(1, 3, channels)[None, :, None, None]
+        alike = scales * ramp + 1e-8 * torch.randn(
+            1, channels, 5, 7, generator=torch.Generator().manual_seed(0)
+        )
+        assert (cl.PC1().formula(alike, torch.ones_like(alike)) == 0).all()
+        assert (cl.PC1().formula(torch.ones_like(alike), torch.ones_like(alike)) == 0).all()
 
 
 class Gated(nn.Module):

@@ -17,8 +17,8 @@ NOTHING = 1e-6  # a denominator below this share of its terms is a rounding erro
 class GradCAMPlusPlus(SignedMethod):
     """L = ReLU(Σ_k w_k A^k), w_k = Σ_ij a^k_ij ReLU(g^k_ij), a = g² / (2g² + g³ Σ_ab A^k_ab); g = ∂y/∂A^k.
 
-    For Y = exp(y), whose common factor exp(y) is left out. a = 0 where g or the denominator is 0; g² is cancelled, so
-    that small gradients lose nothing. `relu=False` keeps the sign of the map.
+    For Y = exp(y), whose common factor exp(y) is left out. a = 0 where the denominator is 0; g² is cancelled, so that
+    small gradients lose nothing. `relu=False` keeps the sign of the map.
     """
 
     relu: bool = True
@@ -28,7 +28,7 @@ class GradCAMPlusPlus(SignedMethod):
         cells, g = activations.flatten(2), gradient.flatten(2)
         product = cells.sum(2, keepdim=True) * g
         denominator = 2 + product
-        usable = (g != 0) & (denominator.abs() > NOTHING * (2 + product.abs()))
+        usable = denominator.abs() > NOTHING * (2 + product.abs())
         a = torch.where(usable, 1 / torch.where(usable, denominator, 1), 0)
         weights = (a * g.relu()).sum(2, keepdim=True)
         values = (weights * cells).sum(1).unflatten(1, activations.shape[2:])

@@ -23,7 +23,8 @@ class PC1(GradientMethod):
     analysis, cells its variables; the loading of largest magnitude is made positive, and if then more than half of the
     border's cells lie above the mean, the map is turned over.
     α_k = mean over cells of ∂y/∂A^k, the class weight where the head is pool → linear; only its sign matters, so that
-    classes may share a map. A channel that is flat counts as 0. The authors' border takes in a second row and column
+    classes may share a map. A channel that is flat counts as 0, and channels that are all alike give
+    a flat map. The authors' border takes in a second row and column
     at the far sides; this is the outermost cells. The loadings are then scaled to 0 … 1.
     """
 
@@ -32,7 +33,10 @@ class PC1(GradientMethod):
     def formula(self, activations: Tensor, gradient: Tensor) -> Tensor:
         alpha = gradient.flatten(2).mean(2, keepdim=True)
         rows = spread(alpha * activations.flatten(2)).double()
+        size = torch.linalg.vector_norm(rows.detach(), dim=(1, 2), keepdim=True)
         rows = rows - rows.mean(1, keepdim=True)
+        alike = torch.linalg.vector_norm(rows.detach(), dim=(1, 2), keepdim=True) <= NOTHING * size
+        rows = torch.where(alike, 0, rows)
         loadings = leading(rows)
         largest = loadings.detach().gather(1, loadings.detach().abs().argmax(1, keepdim=True))
         loadings = (loadings * torch.where(largest < 0, -1.0, 1.0)).unflatten(1, activations.shape[2:])

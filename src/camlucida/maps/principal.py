@@ -7,8 +7,8 @@ from torch import Tensor
 
 
 def leading(rows: Tensor) -> Tensor:
-    """The first right singular vector `(N, columns)` of each matrix `(N, rows, columns)` float64, of either sign; NaN
-    for a matrix that is not finite.
+    """The first right singular vector `(N, columns)` of each matrix `(N, rows, columns)` float64, of either sign; 0
+    for a matrix of zeros, NaN for one that is not finite.
 
     By the smaller of the two Gram matrices G. Its first eigenvector v₀ is found without a graph; v₀ + (λ₀ − G)⁺ G v₀ has
     the same value and, to first order, the derivative, also where other eigenvalues coincide.
@@ -25,6 +25,7 @@ def leading(rows: Tensor) -> Tensor:
         inverse = torch.where(gaps > 1e-12 * values[:, -1:], 1 / gaps, 0)
         moved = vectors.mT @ (gram @ found[..., None])
         found = found + (vectors @ (inverse[..., None] * moved))[..., 0]
+    found = torch.where(values[:, -1:] > 0, found, 0)
     if wide:
         found = (rows.mT @ found[..., None])[..., 0]
     length = torch.linalg.vector_norm(found, dim=1, keepdim=True)
