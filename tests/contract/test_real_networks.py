@@ -31,6 +31,8 @@ QUICK = {
     "rise": "rise:masks=2",
 }
 METHODS = {name: maps.method(QUICK.get(name, name)) for name in maps.METHODS}
+FEW = ("torchvision/resnet18", "timm/vit_tiny_patch16_224")
+OF_MANY_PASSES = ("score-cam", "ablation-cam", "rise")  # which run networks as occlusion does
 UNKNOWN = object()
 
 
@@ -178,6 +180,8 @@ def test_where_class_maps_are_exact_linearised_or_refused(real):
 def test_every_method(real, method):
     """A batch of two equals two single runs; a bad target and a fault in the middle leave the module as it was."""
     name, network, x = real
+    if method in OF_MANY_PASSES and name not in FEW:
+        pytest.skip("occlusion stands for it here")
     if method == "cam" and TABLE[name].kind == "refused":
         pytest.skip("refused, as the test above asserts")
     explain: Callable[..., cl.HeatMaps] = METHODS[method]
