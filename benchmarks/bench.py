@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +149,7 @@ def score_cam(given: argparse.Namespace) -> Figures:
     apart = float((theirs / theirs.max() - ours / ours.max()).abs().max())
     if not apart <= 1e-4:
         raise SystemExit(f"score_cam: the maps differ by {apart:.1e} of the largest value")
-    calls = {f"torchcam, chunks of {size}": lambda size=size: peer(size) for size in given.chunks}
+    calls: Tasks = {f"torchcam, chunks of {size}": partial(peer, size) for size in given.chunks}
     calls["camlucida"] = lambda: method(net, pixels, cl.ClassTarget(1))
     if not given.no_half:
         calls["camlucida, bfloat16"] = lambda: method(half, pixels, cl.ClassTarget(1))

@@ -5,6 +5,8 @@ Where a peer rescales its maps, ours go through the same rescaling first. Differ
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import pytest
 import torch
@@ -308,7 +310,7 @@ def narrow() -> tuple[torch.nn.Module, Tensor]:
     def build() -> torch.nn.Module:
         module = torch.nn.Sequential(trunk, torch.nn.Flatten(), torch.nn.Linear(24 * 8 * 6, 10))
         for part in module.modules():
-            if hasattr(part, "reset_parameters"):
+            if isinstance(part, torch.nn.Conv2d | torch.nn.Linear):
                 part.reset_parameters()
         return module
 
@@ -324,7 +326,7 @@ def test_score_cam_is_torchcams_with_masks_that_span_the_cells(narrow):
         module(x)
         (theirs,) = extract(CLASSES, normalized=False)
 
-    def ours(span: str) -> Tensor:
+    def ours(span: Literal["pixels", "cells"]) -> Tensor:
         return cl.ScoreCAM("0", span=span)(cl.wrap(module), x, cl.ClassTarget(CLASSES)).values[:, 0]
 
     def share(maps: Tensor) -> Tensor:
