@@ -39,14 +39,16 @@ def network(name: str) -> torch.nn.Module:
     if name == "embedded":
         return cl.load("embedded").module
     torch.manual_seed(0)
-    options = {"aux_logits": False, "init_weights": True} if name == "googlenet" else {}
+    options = {"aux_logits": False, "init_weights": False} if name == "googlenet" else {}
     module = getattr(torchvision.models, name)(weights=None, **options)
     for m in module.modules():
-        if isinstance(m, torch.nn.Conv2d) and name != "googlenet":
+        if isinstance(m, torch.nn.Conv2d):
             torch.nn.init.kaiming_normal_(m.weight, nonlinearity="relu")
         if isinstance(m, torch.nn.BatchNorm2d):
             m.running_mean.normal_(0, 0.1)
             m.running_var.uniform_(0.7, 1.3)
+        if isinstance(getattr(m, "layer_scale", None), torch.nn.Parameter):
+            torch.nn.init.constant_(m.layer_scale, 0.3)
     return module.eval()
 
 
