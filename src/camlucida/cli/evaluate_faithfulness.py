@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 OTHER_TASKS = (
     "protocol", "fuse", "predictions", "submission", "synsets", "tune", "boxes", "threshold", "views", "top",
 )  # fmt: skip
+WIDTH = 120  # of the terminal's table at least: narrower, its numbers would break
 LABELLED_ONLY = ("split", "subset", "corners")  # options that --unlabelled leaves idle
 
 
@@ -207,6 +208,7 @@ def _show(report: dict[str, Any]) -> None:
     from camlucida.report import faithfulness as pages
 
     console = Console(soft_wrap=True, highlight=False)
+    console = Console(soft_wrap=True, highlight=False, width=max(console.width, WIDTH))
     console.print(
         f"{report['network']} on {report['pictures']} pictures (split {report['split']}), shown at {report['size']}"
     )
