@@ -15,7 +15,7 @@ from torch.nn import functional as F
 import camlucida as cl
 from camlucida import taps
 from camlucida.errors import UnsupportedError, UsageError
-from camlucida.maps import incremental
+from camlucida.maps import incremental, schedule
 from camlucida.maps.incremental import graph, winograd
 from camlucida.maps.incremental.graph import Reach, local_graph
 from camlucida.maps.incremental.intervals import along, changed, groups
@@ -548,3 +548,45 @@ def test_half_a_field_crops_the_middle():
 def test_options_that_do_not_fit(options):
     with pytest.raises(UsageError, match="allowed: "):
         cl.Occlusion(8, **options)(cl.wrap(gap()), pixels())
+
+
+def test_memory_that_runs_out_halves_the_chunks_and_loses_no_place(monkeypatch):
+    network, x = cl.wrap(gap()), pixels(2)
+    maps = cl.Occlusion(patch=5, stride=3, engine="incremental")
+    expected = maps(network, x).values
+    sizes, windows = [], incremental.Runner._windows
+
+    def tight(self, group, members, contents):
+        sizes.append(len(members))
+        if len(sizes) == 3 or len(members) > 20:
+            raise torch.OutOfMemoryError("out of memory")
+        return windows(self, group, members, contents)
+
+    monkeypatch.setattr(incremental.Runner, "_windows", tight)
+    found = maps(network, x)
+    assert max(sizes) > 20 >= sizes[-1]
+    torch.testing.assert_close(found.values, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
+
+    def never(self, group, members, contents):
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(incremental.Runner, "_windows", never)
+    with pytest.raises(torch.OutOfMemoryError):
+        maps(network, x)
+
+
+def test_the_budget_and_the_progress_of_occlusion():
+    network, x = cl.wrap(gap()), pixels(2)
+    maps = cl.Occlusion(patch=5, stride=3, engine="incremental")
+    heard: list[tuple[schedule.Work, int]] = []
+    with schedule.heard_by(lambda work, done: heard.append((work, done))):
+        expected = maps(network, x).values
+    places = expected[0, 0].numel()
+    assert heard[0] == (heard[0][0], 0)
+    assert heard[0][0].copies == heard[-1][1] == 2 * places
+    assert [done for _, done in heard] == sorted(done for _, done in heard)
+    few = len(heard)
+    with schedule.memory(1000), schedule.heard_by(lambda work, done: heard.append((work, done))):
+        tight = maps(network, x).values
+    assert len(heard) - few > few  # more and smaller chunks
+    torch.testing.assert_close(tight, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))

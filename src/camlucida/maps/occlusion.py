@@ -131,6 +131,8 @@ class Occlusion:
         pixels = clean.pixels
         patch = torch.full((pixels.shape[1], *(self.patch,) * len(places)), self.fill)
         measured, done = [], 0
+        most = schedule.budget().asked(clean.bytes_each) or incremental.WHOLE_MAPS
+        chunk, whole_maps = min(most, incremental.CHUNK), min(most, incremental.WHOLE_MAPS)
         tell: Callable[[int], None] | None = None
         for picture in range(len(pixels)):
             own: Any = pytree.tree_map(lambda t, i=picture: t[i : i + 1], clean.output.raw)
@@ -146,7 +148,9 @@ class Occlusion:
             ) -> Tensor:
                 nonlocal done
                 found = values.new_empty(values.shape[1], len(at))
-                for some, output in edits.outputs(corners[at], patch, field=field):
+                for some, output in edits.outputs(
+                    corners[at], patch, field=field, chunk=chunk, whole_maps=whole_maps
+                ):
                     rows = torch.full_like(some, picture)
                     found[:, some] = (
                         clean.scores[rows] - clean.bound.scores(Output(output, {}), rows).float()

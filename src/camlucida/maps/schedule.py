@@ -38,6 +38,10 @@ class Budget:
         memory = most if self.memory is None else min(most, self.memory)
         return max(1, min(memory // max(bytes_each, 1), MOST))
 
+    def asked(self, bytes_each: int) -> int | None:
+        """How many copies the asked-for memory holds, at least one; None: nothing was asked for."""
+        return None if self.memory is None else max(1, self.memory // max(bytes_each, 1))
+
 
 @dataclass(frozen=True)
 class Work:

@@ -14,6 +14,7 @@ from camlucida import taps
 from camlucida.errors import UnsupportedError, UsageError
 from camlucida.maps.incremental.graph import local_graph
 from camlucida.maps.incremental.runner import Runner
+from camlucida.maps.schedule import is_out_of_memory
 from camlucida.networks.network import Network, logits_of
 
 CHUNK = 48  # edits in a batch of windows
@@ -60,8 +61,22 @@ class Edits:
     ) -> Iterator[tuple[Tensor, Any]]:
         """For edits whose top-left pixels are `corners (P, 2)`: positions in that list, in any order, and the
         network's output for them. `contents`: the new pixels, `(C, h, w)` for all or `(P, C, h, w)`. `field` < 1: no
-        window wider than that share of its map, an approximation."""
-        return self.runner.run(corners, contents.to(self.pixels), chunk, whole_maps, field)
+        window wider than that share of its map, an approximation. `chunk`, `whole_maps`: edits in a batch of windows, and
+        of whole maps; halved where memory runs out, and what is left is done again."""
+        left, contents = torch.arange(len(corners)), contents.to(self.pixels)
+        while len(left):
+            some = contents if contents.ndim < self.pixels.ndim else contents[left]
+            waiting = torch.ones(len(left), dtype=torch.bool)
+            run = self.runner.run(corners[left], some, chunk, whole_maps, field)
+            try:
+                for at, output in run:
+                    waiting[at.cpu()] = False
+                    yield left.to(at.device)[at], output
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error) or max(chunk, whole_maps) == 1:
+                    raise
+                chunk, whole_maps = max(1, chunk // 2), max(1, whole_maps // 2)
+            left = left[waiting]
 
 
 def evaluate(network: Network, pixels: Tensor, corners: Tensor, contents: Tensor) -> Tensor:
