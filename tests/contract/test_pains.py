@@ -49,7 +49,7 @@ WALKS = one_of_each_walk(METHODS)
 # --- silent wrong maps -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", WALKS)
 def test_a_network_that_works_in_place_on_its_input_leaves_the_pictures_alone(method):
     """An in-place operation rewrites what was captured: here the very first one, on the user's own tensor."""
 
@@ -123,7 +123,7 @@ def test_an_activation_by_a_custom_autograd_function_is_seen(end):
         torch.testing.assert_close(found.values, expected.values, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", WALKS)
 def test_a_network_that_draws_numbers_gives_the_same_map_from_the_same_seed(method):
     """Different map at every run: the module's own noise comes from torch's generator, which comes back as it was."""
 
@@ -138,7 +138,7 @@ def test_a_network_that_draws_numbers_gives_the_same_map_from_the_same_seed(meth
     assert torch.equal(first, again)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", WALKS)
 @pytest.mark.parametrize("given", [[0], [0, 1], [[0, 1]], [0, 1, 2, 3]])
 def test_a_target_list_of_another_length_leaves_no_picture_without_a_map(method, given):
     """Fewer targets than images: later maps empty or missing. Any length but 1 or N raises, with both numbers."""

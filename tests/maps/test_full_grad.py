@@ -197,7 +197,7 @@ def test_noise_and_what_is_detached_are_constants():
 
 def test_bad_input():
     with pytest.raises(UsageError, match=r"FullGrad\.scale; got 'cell'; allowed: layer \| channel"):
-        cl.FullGrad(scale="cell")  # type: ignore[arg-type]
+        cl.FullGrad(scale="cell")
     network, x = cl.wrap(gap()), pixels()
     alone = cl.FullGrad()(network, x[1:])
     x[0, 0, 3, 3] = torch.nan

@@ -249,7 +249,7 @@ def test_layer_cam_over_several_layers():
     spec = cl.maps.method("layer-cam:layer=features.3,fuse=features.1")(network, x, TARGET)
     assert torch.equal(spec.values, found.values)
     with pytest.raises(UsageError, match=r"LayerCAM\.fuse.*a tuple of layers"):
-        cl.LayerCAM(fuse="features.1")  # type: ignore[arg-type]
+        cl.LayerCAM(fuse="features.1")
 
 
 # --- bad input ---------------------------------------------------------------------------------------------
