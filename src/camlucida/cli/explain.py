@@ -162,20 +162,25 @@ def _show(cells: Sequence[dict[str, Any]]) -> None:
     from camlucida.report.figures import sure
 
     table = Table(box=None, pad_edge=False)
-    many = len({cell["path"] for cell in cells}) > 1
-    for column in [*(["picture"] if many else []), "class", "method", "raw values", "cost", "status"]:
+    several = {column: len({cell[column] for cell in cells}) > 1 for column in ("path", "class_index")}
+    several["class_index"] |= several["path"]  # whose probabilities differ
+    heads = [*(["picture"] if several["path"] else []), *(["class"] if several["class_index"] else [])]
+    for column in [*heads, "method", "raw values", "cost", "status"]:
         table.add_column(column, overflow="fold")
+    console = Console(soft_wrap=True, highlight=False)
     for cell in cells:
         spread = "" if cell["minimum"] is None else f"{cell['minimum']:.3g} … {cell['maximum']:.3g}"
+        words = f"{cell['class_name'].split(',')[0]} {sure(cell['probability'], cell['logit'])}"
         table.add_row(
-            *([PurePath(cell["path"]).name] if many else []),
-            f"{cell['class_name'].split(',')[0]} {sure(cell['probability'], cell['logit'])}",
+            *([PurePath(cell["path"]).name] if several["path"] else []),
+            *([words] if several["class_index"] else []),
             cell["method"] + (f" at {cell['layer']}" if cell["layer"] and "layer=" not in cell["method"] else ""),
             spread,
             "" if cell["seconds"] is None else str(Cost(cell["seconds"], cell["passes"])),
             cell["status"],
         )  # fmt: skip
-    console = Console(soft_wrap=True, highlight=False)
+    if not several["class_index"]:
+        console.print(words, markup=False)
     console.print(table)
     for method, reason in {(c["method"], c["reason"]): None for c in cells if c["status"] == "refused"}:
         console.print(f"{method} refused: {reason}", markup=False)

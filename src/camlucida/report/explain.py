@@ -49,8 +49,8 @@ QUICK = {
 
 @dataclass(frozen=True)
 class Scale:
-    """How raw values become colours. `per-map`: each map from its lowest to its highest value, 0 always on the
-    scale; `shared`: the same for all maps of one method at one layer, over classes and pictures, because
+    """How raw values become colours. `per-map`: each map from its lowest to its highest value, 0 on the scale too
+    unless the whole map lies nearer to its highest value than to 0, as RISE's may; `shared`: the same for all maps of one method at one layer, over classes and pictures, because
     only they have one unit; `fixed:LO:HI`. A scale that reaches below zero is centred there."""
 
     how: str = "per-map"
@@ -78,9 +78,7 @@ class Scale:
             fixed = self.fixed
             return lambda cell: fixed
         if self.how == "per-map":
-            return lambda cell: (
-                render.span(cell.heat) if cell.heat is not None and cell.is_painted else (0.0, 0.0)
-            )
+            return _own_limits
         columns: dict[tuple[str, str | None], list[NDArray]] = {}
         for cell in (cell for one in explained for row in one.rows for cell in row.cells if cell.is_painted):
             assert cell.heat is not None
@@ -148,6 +146,14 @@ class Explained:
     rows: tuple[Row, ...]
     best: tuple[tuple[Label, float | None, float], ...]
     bare: float = float("nan")
+
+
+def _own_limits(cell: Cell) -> tuple[float, float]:
+    if cell.heat is None or not cell.is_painted:
+        return 0.0, 0.0
+    low, high = render.span(cell.heat)
+    lowest = float(cell.heat.min())
+    return (lowest, high) if high / 2 < lowest < high else (low, high)
 
 
 def is_all(spec: str) -> bool:

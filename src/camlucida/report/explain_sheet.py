@@ -15,7 +15,7 @@ from camlucida.report.explain import Cell, Explained
 from camlucida.report.explain_cost import duration
 from camlucida.report.explain_page import MEANING, heading, overlay, plain
 
-TILE, COLUMNS, GAP, MARGIN = 240, 6, 14, 16  # pixels; tiles side by side
+TILE, TALL, COLUMNS, GAP, MARGIN = 240, 300, 6, 14, 16  # pixels; tiles side by side
 INK, SOFT, WARN = (20, 20, 20), (95, 95, 95), (160, 40, 0)
 Line = tuple[str, int, tuple[int, int, int]]
 """Words, the size of their letters in pixels, their colour."""
@@ -29,10 +29,12 @@ def contact_sheet(
     width = 2 * MARGIN + COLUMNS * TILE + (COLUMNS - 1) * GAP
     name = one.source.relative.rsplit("/", 1)[-1]
     parts = [_text([(name, 22, INK), (" · ".join(f"{k}: {v}" for k, v in facts), 14, SOFT)], width)]
-    size = figures.fitted(one.picture.shape[1], one.picture.shape[0], TILE)
+    height, across = one.picture.shape[:2]
+    factor = min(TILE / across, TALL / height)
+    size = (max(1, round(across * factor)), max(1, round(height * factor)))
     small = Image.fromarray(one.picture).resize(size, Image.Resampling.LANCZOS)
     for row in one.rows:
-        words = f"{len(row.cells)} methods: {summary(row.cells)}"
+        words = f"{len(row.cells)} tiles: {summary(row.cells)}"
         tiles = [_tile(small, [(f"{one.size.width} × {one.size.height} pixels", 14, SOFT)])]
         tiles += [_tile(_shown(one, cell, small, *limits(cell)), _lines(cell)) for cell in row.cells]
         parts.append(_text([(heading(row), 18, INK), (words, 14, SOFT)], width))
