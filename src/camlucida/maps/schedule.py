@@ -79,8 +79,16 @@ def memory(size: int | str | None) -> Iterator[Budget]:
 
 @contextmanager
 def heard_by(listener: Listener) -> Iterator[None]:
-    """Inside, the listener hears of every perturbation method: what it will cost, and how far it is."""
-    token = _listener.set(listener)
+    """Inside, the listener hears of every perturbation method: what it will cost, and how far it is; who listens already
+    goes on to."""
+    outer = _listener.get()
+
+    def both(work: Work, done: int) -> None:
+        if outer is not None:
+            outer(work, done)
+        listener(work, done)
+
+    token = _listener.set(both)
     try:
         yield
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -22,20 +23,34 @@ from camlucida.maps.merge import Views, merge
 from camlucida.networks.labels import find_class
 from camlucida.networks.network import Network
 from camlucida.report import figures
+from camlucida.report.explain_cost import Cost, bare_pass, costed
 from camlucida.targets import ClassTarget
 from camlucida.values import Batch, Grid, HeatMaps, Label, Reconstruction, Size, status_words
 
 MOST = 20  # pictures of one run
 
 Column = Method | Reconstructor
-Note = Callable[[Column, tuple[Batch, ...]], None]
-"""Told of each column before it is made: the method, and the batches it will look at, one per view."""
+Note = Callable[[Column, float], None]
+"""Told of each column before it is made: the method, and the seconds that one forward pass of the picture takes."""
+
+DEAR = (
+    "saliency", "guided-backprop", "full-grad", "guided-grad-cam",  # a pass back to the pixels
+    "ablation-cam", "deconvnet", "smooth-grad", "captum", "occlusion", "score-cam", "rise",  # many passes
+)  # fmt: skip
+"""What `all` takes last, the dearest at the end; the others cost about one forward pass."""
+QUICK = {
+    "rise": "rise:masks=400",
+    "occlusion": "occlusion:stride=16",
+    "score-cam": "score-cam:channels=64",
+    "smooth-grad": "smooth-grad:n=10",
+}
+"""What `all` takes instead when it is to be quick: coarser maps for a tenth of the time or so."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """How raw values become colours. `per-map`: each map from its lowest to its highest value, 0 always on the
-    scale; `shared`: the same for all maps of one method at one layer, over classes and pictures, because
+    """How raw values become colours. `per-map`: each map from its lowest to its highest value, 0 on the scale too
+    unless the whole map lies nearer to its highest value than to 0, as RISE's may; `shared`: the same for all maps of one method at one layer, over classes and pictures, because
     only they have one unit; `fixed:LO:HI`. A scale that reaches below zero is centred there."""
 
     how: str = "per-map"
@@ -63,9 +78,7 @@ class Scale:
             fixed = self.fixed
             return lambda cell: fixed
         if self.how == "per-map":
-            return lambda cell: (
-                render.span(cell.heat) if cell.heat is not None and cell.is_painted else (0.0, 0.0)
-            )
+            return _own_limits
         columns: dict[tuple[str, str | None], list[NDArray]] = {}
         for cell in (cell for one in explained for row in one.rows for cell in row.cells if cell.is_painted):
             assert cell.heat is not None
@@ -79,7 +92,8 @@ class Cell:
     """One class by one method at one layer. `method`: as a spec; `target`, `score`: what was explained, and its
     value; `raw`: the map as the method gave it (merged over views: in the drawn frame); `heat (H, W)`: over the
     drawn picture. A refused cell has neither, and says why in `reason`; a reconstruction has `picture`
-    instead of `heat`."""
+    instead of `heat`. `cost`: of the method for all classes together. `reason` of another cell: what the method warned
+    of."""
 
     method: str
     layer: str | None
@@ -92,6 +106,7 @@ class Cell:
     picture: NDArray[np.uint8] | None = None
     grid: Grid | None = None
     seed: int | None = None
+    cost: Cost | None = None
 
     @property
     def is_painted(self) -> bool:
@@ -111,11 +126,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """One class of one picture."""
+    """One class of one picture. `probability`: None where the network gives none."""
 
     index: int
     label: Label
-    probability: float
+    probability: float | None
     logit: float
     cells: tuple[Cell, ...]
 
@@ -123,20 +138,39 @@ class Row:
 @dataclass(frozen=True)
 class Explained:
     """One picture with its rows. `picture`: RGB as drawn; `size`: of the source; `best`: the most probable
-    classes, as (label, probability)."""
+    classes, as (label, probability, logit); `bare`: seconds that one forward pass of it takes."""
 
     source: Source
     size: Size
     picture: NDArray[np.uint8]
     rows: tuple[Row, ...]
-    best: tuple[tuple[Label, float], ...]
+    best: tuple[tuple[Label, float | None, float], ...]
+    bare: float = float("nan")
 
 
-def methods(spec: str, layers: str | None = None) -> tuple[Column, ...]:
-    """The columns: methods with options, `cam,occlusion:patch=16,stride=8`, or `all`; a method that looks at a
-    layer and has none given is taken once at each of `layers`. Raises UsageError."""
+def _own_limits(cell: Cell) -> tuple[float, float]:
+    if cell.heat is None or not cell.is_painted:
+        return 0.0, 0.0
+    low, high = render.span(cell.heat)
+    lowest = float(cell.heat.min())
+    return (lowest, high) if high / 2 < lowest < high else (low, high)
+
+
+def is_all(spec: str) -> bool:
+    """Whether every method is asked for."""
+    return spec.strip() == "all"
+
+
+def methods(spec: str, layers: str | None = None, quick: bool = False) -> tuple[Column, ...]:
+    """The columns: methods with options, `cam,occlusion:patch=16,stride=8`, or `all`: every heat map and reconstruction,
+    from cheap to dear, `quick`: with fewer passes; a method that looks at a layer and has none given is taken once at
+    each of `layers`. Raises UsageError."""
+    if quick and not is_all(spec):
+        raise UsageError(
+            "--quick", got=f"--methods {spec}", allowed="--methods all", do="give options: rise:masks=400"
+        )
     # A comma before `option=` goes on with the method's options.
-    names = list(maps.available()) if spec.strip() == "all" else re.split(r",(?![^,:]*=)", spec)
+    names = every(quick) if is_all(spec) else re.split(r",(?![^,:]*=)", spec)
     at = [name.strip() for name in layers.split(",")] if layers else []
     if not all(at):
         raise UsageError("--layers", got=repr(layers), allowed="names with commas between")
@@ -145,6 +179,13 @@ def methods(spec: str, layers: str | None = None) -> tuple[Column, ...]:
         takes = getattr(method, "layer", "none to choose") is None
         found += [dataclasses.replace(method, layer=name) for name in at] if at and takes else [method]  # type: ignore[type-var]
     return tuple(dict.fromkeys(found))
+
+
+def every(quick: bool = False) -> list[str]:
+    """Every method that is installed, from cheap to dear."""
+    names = [*maps.available(), *maps.RECONSTRUCTIONS]
+    names.sort(key=lambda name: DEAR.index(name) if name in DEAR else -1)
+    return [QUICK.get(name, name) if quick else name for name in names]
 
 
 def classes(spec: str, labels: Sequence[Label]) -> tuple[int | str, ...]:
@@ -166,7 +207,7 @@ def explain(
     asked: Sequence[int | str],
     columns: Sequence[Column],
     views: Views,
-    note: Note = lambda method, batches: None,
+    note: Note = lambda method, bare: None,
 ) -> Explained:
     """Looks at the whole of one picture. Raises InputError for a picture that cannot be used, TargetError for a
     class that is not there, LayerError for a layer that is not there, UsageError if every method refuses the
@@ -191,27 +232,22 @@ def explain(
     for layer in {getattr(method, "layer", None) for method in columns} - {None}:
         network.find_layer(layer, batches[0].pixels)
     drawn = figures.sized(picture, figures.LONGEST)[0]
+    seconds, work = bare_pass(network, batches[0])
     made: list[list[Cell]] = []
     for method in columns:
-        note(method, batches)
-        made.append(_column(method, network, batches, chosen, drawn.shape[:2], views))
+        note(method, seconds)
+        made.append(_column(method, network, batches, chosen, drawn.shape[:2], views, work))
     refused = [column[0] for column in made if column[0].status == "refused"]
     if len(refused) == len(made):
         raise UsageError(f"no method of these explains {network.card.name}", got=refused[0].reason)
-    rows = tuple(
-        Row(
-            c,
-            network.card.label(c),
-            float(probabilities[0, c]),
-            float(logits[0, c]),
-            tuple(col[k] for col in made),
-        )
-        for k, c in enumerate(chosen)
-    )
+
+    def about(c: int) -> tuple[Label, float | None, float]:
+        share = None if network.card.activation == "none" else float(probabilities[0, c])
+        return network.card.label(c), share, float(logits[0, c])
+
+    rows = tuple(Row(c, *about(c), tuple(column[k] for column in made)) for k, c in enumerate(chosen))
     best = ClassTarget.top(min(5, logits.shape[1])).classes(probabilities)[0].tolist()
-    return Explained(
-        source, size, drawn, rows, tuple((network.card.label(c), float(probabilities[0, c])) for c in best)
-    )
+    return Explained(source, size, drawn, rows, tuple(about(c) for c in best), seconds)
 
 
 def _chosen(asked: Sequence[int | str], probabilities: torch.Tensor) -> list[int]:
@@ -233,16 +269,32 @@ def _column(
     chosen: Sequence[int],
     drawn: tuple[int, ...],
     views: Views,
+    bare: float,
 ) -> list[Cell]:
-    """The cells of one method; the method's own words where it refuses."""
+    """The cells of one method with what they cost and what it warned of; the method's own words where it refuses.
+    `bare`: seconds of work of one forward pass."""
     name, layer = maps.describe(method), getattr(method, "layer", None)
-    try:
+
+    def costed_cells(indices: Sequence[Any]) -> tuple[list[Cell], Cost]:
+        def make() -> list[Cell]:
+            return [cell for i in indices for cell in _cells(method, name, network, batches, i, drawn, views)]
+
+        return costed(make, network.device, bare)
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         try:
-            return _cells(method, name, network, batches, [list(chosen)], drawn, views)
-        except TargetError:  # a method of one target a picture is asked class by class
-            return [cell for c in chosen for cell in _cells(method, name, network, batches, c, drawn, views)]
-    except CamlucidaError as error:
-        return [Cell(name, layer, "refused", str(error)) for _ in chosen]
+            try:
+                cells, cost = costed_cells([[list(chosen)]])
+            except TargetError:  # a method of one target a picture is asked class by class
+                cells, cost = costed_cells(chosen)
+        except CamlucidaError as error:
+            return [Cell(name, layer, "refused", str(error)) for _ in chosen]
+    words = "; ".join(dict.fromkeys(str(one.message) for one in caught if one.category is UserWarning))
+    for one in caught:
+        if one.category is not UserWarning:
+            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+    return [dataclasses.replace(cell, cost=cost, reason=words) for cell in cells]
 
 
 def _cells(

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from camlucida.errors import UsageError
 from camlucida.report import figures
 from camlucida.report.explain import Cell, Explained
 from camlucida.report.explain_page import MEANING, captioned, entry, page, sheet
+from camlucida.report.explain_sheet import contact_sheet, summary
 from camlucida.report.save import _text
 
 SCHEMA_VERSION = 1
@@ -26,7 +28,8 @@ TOOL = "camlucida explain"
 
 def table(one: Explained, stem: str, limits: Callable[[Cell], tuple[float, float]]) -> list[dict[str, Any]]:
     """One row of plain values per cell, as `--json` prints it and the manifest keeps it. `map` names the array in
-    maps.npz, `overlay` the picture; numbers that are not finite are null."""
+    maps.npz, `overlay` the picture; `seconds`, `passes`, `runs`: what the method cost, for all classes of the picture
+    together; numbers that are not finite are null."""
     rows = []
     for r, row in enumerate(one.rows, 1):
         for c, cell in enumerate(row.cells, 1):
@@ -40,7 +43,7 @@ def table(one: Explained, stem: str, limits: Callable[[Cell], tuple[float, float
                 {
                     "path": _text(one.source.name), "width": one.size.width, "height": one.size.height,
                     "class_index": row.index, "class_id": row.label.id, "class_name": row.label.name,
-                    "probability": _number(row.probability), "logit": _number(row.logit),
+                    "probability": None if row.probability is None else _number(row.probability), "logit": _number(row.logit),
                     "method": cell.method, "layer": cell.layer, "target": cell.target, "score": _number(cell.score),
                     "status": cell.status, "reason": cell.reason or MEANING.get(cell.status, ""),
                     "minimum": float(raw.min()) if raw is not None and finite else None,
@@ -48,6 +51,8 @@ def table(one: Explained, stem: str, limits: Callable[[Cell], tuple[float, float
                     "scale": [low, high] if cell.is_painted else None,
                     "overlay": f"overlays/{name}.png", "map": name if raw is not None else None,
                     "grid": asdict(cell.grid) if cell.grid else None, "seed": cell.seed,
+                    "seconds": cell.cost.seconds if cell.cost else None, "passes": cell.cost.passes if cell.cost else None,
+                    "runs": cell.cost.runs if cell.cost else None,
                 }
             )  # fmt: skip
     return rows
@@ -95,15 +100,20 @@ class Folder:
         limits: Callable[[Cell], tuple[float, float]],
         facts: Iterable[tuple[str, str]],
         rejected: Sequence[tuple[str, str]] = (),
+        contact: bool = False,
     ) -> list[dict[str, Any]]:
-        """Writes everything, the manifest first and last; returns the rows of `table`."""
+        """Writes everything, the manifest first and last; returns the rows of `table`. `contact`: a contact sheet instead of
+        the sheet with a row per class."""
+        facts = list(facts)
         rows = [table(one, stem, limits) for one, stem in zip(explained, stems, strict=True)]
-        sheets = ["explain.png"] if len(stems) == 1 else [f"explain-{stem}.png" for stem in stems]
+        name = "contact-sheet" if contact else "explain"
+        sheets = [f"{name}.png"] if len(stems) == 1 else [f"{name}-{stem}.png" for stem in stems]
         every = [cell for some in rows for cell in some]
         files = ["explain.html", "maps.npz", *sheets, *(cell["overlay"] for cell in every)]
         manifest = {
             **self.manifest,
             "rejected": [{"path": _text(p), "reason": _text(r)} for p, r in rejected],
+            "summary": dict(Counter(cell["status"] for cell in every)),
             "cells": every,
         }
         try:
@@ -116,7 +126,8 @@ class Folder:
                 for (row, cell), about in zip(cells, some, strict=True):
                     shown = captioned(one, row, cell, *limits(cell), figures.LONGEST)
                     self._write(about["overlay"], render.png(shown))
-                self._write(name, render.png(sheet(one, limits)))
+                drawn = contact_sheet(one, limits, facts) if contact else sheet(one, limits)
+                self._write(name, render.png(drawn))
             raws = [cell.raw for one in explained for row in one.rows for cell in row.cells]
             stream = io.BytesIO()
             np.savez(
@@ -124,7 +135,9 @@ class Folder:
                 **{about["map"]: raw for about, raw in zip(every, raws, strict=True) if raw is not None},  # type: ignore[arg-type]
             )
             self._write("maps.npz", stream.getvalue())
-            text = page([entry(one, limits) for one in explained], facts, self.manifest["command"], rejected)
+            outcome = summary(cell for one in explained for row in one.rows for cell in row.cells)
+            entries = [entry(one, limits) for one in explained]
+            text = page(entries, [*facts, ("Outcome", outcome)], self.manifest["command"], rejected)
             self._write("explain.html", text.encode("utf-8", "replace"))
             self._manifest({**manifest, "state": "done", "files": files})
         except OSError as error:
@@ -163,5 +176,5 @@ def _files_of(folder: Path) -> list[str]:
             allowed="a new or empty folder, or one that camlucida explain wrote",
             do="nothing was touched; name another folder",
         )
-    known = re.compile(r"explain\.html|maps\.npz|explain(-[^/]+)?\.png|overlays/[^/]+\.png")
+    known = re.compile(r"explain\.html|maps\.npz|(explain|contact-sheet)(-[^/]+)?\.png|overlays/[^/]+\.png")
     return [name for name in stored.get("files", []) if isinstance(name, str) and known.fullmatch(name)]

@@ -14,6 +14,7 @@ from camlucida import render
 from camlucida.report import figures
 from camlucida.report import page as pages
 from camlucida.report.explain import Cell, Explained, Row
+from camlucida.report.explain_cost import duration
 
 ON_PAGE = 384  # longer side of a picture on the page and on the sheet
 MEANING = {**figures.MEANING, "ok": "", "refused": "this method does not explain this network"}
@@ -39,7 +40,7 @@ def captioned(
         shown = shown.resize(figures.fitted(*shown.size, longest), Image.Resampling.LANCZOS)
     words = [cell.title + (f" at {cell.layer}" if cell.layer else "")]
     if row is not None:
-        words.append(f"{row.label.name.split(',')[0]} {figures.percent(row.probability)}")
+        words.append(f"{row.label.name.split(',')[0]} {figures.sure(row.probability, row.logit)}")
     if cell.status == "refused":
         words.append(f"refused: {cell.reason}")
     else:
@@ -48,14 +49,26 @@ def captioned(
             if cell.picture is not None
             else f"{cell.target} {cell.score:.3g}"
         )
-        words += [said, cell.status]
+        words += [said, f"{cell.status}: {cell.reason}" if cell.reason else cell.status]
+    if cell.cost is not None:
+        words.append(f"cost {cell.cost}")
     bar = (low, high) if cell.is_painted else None
     return render.captioned(
-        np.asarray(shown), _plain(" · ".join(words)), bar=bar, colours="signed" if low < 0 else "heat"
+        np.asarray(shown), plain(" · ".join(words)), bar=bar, colours="signed" if low < 0 else "heat"
     )
 
 
-def _plain(text: str) -> str:
+def heading(row: Row) -> str:
+    """A class in words and numbers: `espresso 93.1 % · logit 12.3 · n07920052 · class 151`."""
+    return f"{row.label.name.split(',')[0]} {' · '.join(_numbers(row.probability, row.logit))} · {row.label.id} · class {row.index}"
+
+
+def _numbers(probability: float | None, logit: float) -> list[str]:
+    """The probability, where the network gives one, and the logit."""
+    return [*([] if probability is None else [figures.percent(probability)]), f"logit {logit:.3g}"]
+
+
+def plain(text: str) -> str:
     """What Pillow's built-in font can draw; signs that messages use get a spelling."""
     for sign, plain in (("→", "->"), ("±", "+-"), ("×", "x"), ("−", "-"), ("≥", ">="), ("≤", "<=")):
         text = text.replace(sign, plain)
@@ -70,10 +83,9 @@ def sheet(
     small = small.resize(figures.fitted(*small.size, longest), Image.Resampling.LANCZOS)
     rows = []
     for row in one.rows:
-        words = f"{row.label.name.split(',')[0]} {figures.percent(row.probability)} · logit {row.logit:.3g} · {row.label.id} · class {row.index}"
-        plain = render.captioned(np.asarray(small), _plain(words))
+        first = render.captioned(np.asarray(small), plain(heading(row)))
         cells = [captioned(one, None, cell, *limits(cell), longest) for cell in row.cells]
-        rows.append(render.side_by_side([plain, *cells]))
+        rows.append(render.side_by_side([first, *cells]))
     return render.below(rows, gap=16)
 
 
@@ -84,11 +96,15 @@ def entry(one: Explained, limits: Callable[[Cell], tuple[float, float]]) -> dict
         "size": one.size,
         "aspect": f"calc({one.picture.shape[1]} / {one.picture.shape[0]})",
         "picture": _jpeg(one.picture),
-        "best": [(label.name.split(",")[0], share) for label, share in one.best],
+        "best": [
+            {"name": label.name.split(",")[0], "probability": share, "logit": logit} for label, share, logit in one.best
+        ],
+        "bare": duration(one.bare),
         "columns": max((len(row.cells) for row in one.rows), default=1),
         "rows": [
             {
-                "name": row.label.name, "id": row.label.id, "index": row.index, "probability": row.probability, "logit": row.logit,
+                "name": row.label.name, "id": row.label.id, "index": row.index,
+                "numbers": " · ".join(_numbers(row.probability, row.logit)).replace("-", "−"),
                 "cells": [_cell_entry(one, cell, *limits(cell)) for cell in row.cells],
             }
             for row in one.rows
