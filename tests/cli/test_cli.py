@@ -317,3 +317,11 @@ def test_top_level_help_names_every_verb():
         [sys.executable, "-m", "camlucida", "--help"], capture_output=True, text=True, check=True
     ).stdout
     assert all(verb in shown for verb in VERBS)
+
+
+def test_help_of_localize_names_every_method(capsys):
+    with pytest.raises(SystemExit):
+        main(["localize", "--help"])
+    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    listed = shown.split("--method", 1)[1].split("--boxes", 1)[0].replace(",", " ").replace(";", " ").split()
+    assert set(cl.maps.METHODS) <= set(listed)

@@ -31,7 +31,7 @@ class Options:
     layer: str | None = None
     """Layer that Grad-CAM looks at; without it, the map that localize would show."""
     method: str = "auto"
-    """cam, grad-cam, occlusion; with options as occlusion:patch=16,stride=4. auto: CAM where the head allows it."""
+    """As in camlucida localize. auto: CAM where the head allows it, else Grad-CAM."""
     out: str | None = None
     """Folder for doctor.html; made if it is not there."""
     json: bool = False

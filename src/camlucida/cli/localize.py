@@ -34,7 +34,7 @@ class Options:
     top: int = 5
     """How many classes of each picture to localize."""
     method: str = "auto"
-    """cam, grad-cam, occlusion, saliency, score-cam, ablation-cam, rise; with options as occlusion:patch=16,stride=4. auto: CAM where the head allows it."""
+    """cam, grad-cam, grad-cam++, xgrad-cam, hires-cam, element-wise-grad-cam, layer-cam, eigen-cam, eigen-grad-cam, full-grad, bag-cam, pc1, occlusion, score-cam, ablation-cam, rise, saliency, smooth-grad, captum; with options as occlusion:patch=16,stride=4. auto: CAM where the head allows it, else Grad-CAM."""
     boxes: str = "auto"
     """fraction-of-max, quantile, fixed-level, tight-loose, graph-cut; as fraction-of-max:threshold=0.3,components=all. auto: the card's."""
     threshold: float | None = None
