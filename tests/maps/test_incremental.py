@@ -113,7 +113,7 @@ KINDS = {
     "zeros around": chain(lambda: nn.ZeroPad2d((2, 0, 1, 3)), conv(3, 4, 3), relu),
     "max pool, rounded up": chain(conv(3, 4, 3), lambda: nn.MaxPool2d(3, 2, 1, ceil_mode=True), relu),
     "max pool, dilated": chain(conv(3, 4, 3), lambda: nn.MaxPool2d(2, 3, dilation=2)),
-    "average pool, rounded up": chain(conv(3, 4, 3), lambda: nn.AvgPool2d(3, 2, 1, ceil_mode=True)),
+    "average pool, rounded up": chain(conv(3, 4, 2), lambda: nn.AvgPool2d(3, 2, 1, ceil_mode=True)),
     "average pool of what is inside": chain(
         conv(3, 4, 3), lambda: nn.AvgPool2d(4, 3, 2, count_include_pad=False), relu
     ),
@@ -147,6 +147,10 @@ KINDS = {
     ),
     "shuffled channels": lambda: made(
         shuffled, stem=conv(3, 6, 3, 2), second=conv(6, 6, 3, groups=2), fc=lambda: nn.Linear(6, 4)
+    ),
+    "read twice": lambda: made(
+        lambda m, x: m.fc((lambda y: F.relu(y) * 2 + y)(m.stem(x)).mean((2, 3))), stem=conv(3, 6, 3, 2),
+        fc=lambda: nn.Linear(6, 4),
     ),
     "dict": lambda: headed(lambda m, x: {"logits": m.fc(m.pool(x).flatten(1)), "features": x}),
     "maximum": lambda: headed(lambda m, x: m.fc(x.amax((2, 3)))),
@@ -217,7 +221,7 @@ def test_how_far_windows_carry(kind):
     inside, total = (int(words.split(" layers")[0].split(" of ")[i]) for i in (0, 1))
     assert (inside, total) == IN_PART.get(kind, (total - 1, total))
     assert ("from mean on" in words) == (
-        kind in ("residual", "squeeze and excitation", "channels last", "shuffled channels")
+        kind in ("residual", "squeeze and excitation", "channels last", "shuffled channels", "read twice")
     )
 
 
