@@ -85,6 +85,13 @@ def test_waiting_is_no_work():
     assert work < 0.1
 
 
+@pytest.mark.parametrize(("clock", "work", "times"), [(0.625, 3.0, 2), (0.375, 8.0, 2), (0.625, 5.0, 1)])
+def test_few_passes_are_made_twice_however_long_they_take(monkeypatch, clock, work, times):
+    clocks = Clocks(monkeypatch)
+    assert costed(lambda: clocks.go(clock, work), CPU, 1.0)[1] == Cost(clock, work)
+    assert clocks.clock == 100 + times * clock
+
+
 @pytest.mark.parametrize(
     ("seconds", "words"),
     [(0.0312, "31 ms"), (0.99949, "999 ms"), (0.9996, "1.0 s"), (5.24, "5.2 s"), (59.96, "1 min 0 s"), (208.4, "3 min 28 s")],
