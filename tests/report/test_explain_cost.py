@@ -56,7 +56,7 @@ def test_runs_of_several_kinds_are_added_up(monkeypatch):
         for passes, unit in (
             (1000, "forward passes"),
             (500, "forward passes"),
-            (64, "passes above conv5"),
+            (64, "passes above conv5,"),
             (0, "x"),
         ):
             schedule.announced(schedule.Work("any", passes, 1, passes, unit))

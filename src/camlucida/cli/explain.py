@@ -105,7 +105,7 @@ def run(options: Options, command: Sequence[str]) -> int:
     }  # fmt: skip
     manifest = {"command": list(command), "settings": settings, **choices.provenance(net)}
     facts = [
-        ("Network", net.card.name), ("Classes", classes), ("Methods", options.methods.replace(",", ", ")),
+        ("Network", net.card.name + (", random weights" if options.network.weights == "none" else "")), ("Classes", classes), ("Methods", options.methods.replace(",", ", ")),
         *([("Settings", "quick" if options.quick else "defaults")] if everything else []),
         *([("Layers", options.layers.replace(",", ", "))] if options.layers else []),
         ("Views", str(views)), ("Colour scale", options.scale),

@@ -60,7 +60,7 @@ def costed(make: Callable[[], Made], device: torch.device, bare: float) -> tuple
 
     def hear(work: schedule.Work, done: int) -> None:
         if done == 0:
-            announced[work.unit] += round(work.passes * work.pictures)
+            announced[work.unit.rstrip(",")] += round(work.passes * work.pictures)
 
     with schedule.heard_by(hear):
         made, clock, work = timed(make, device)
