@@ -1,7 +1,7 @@
 """Maps of one picture side by side, for chosen classes, methods and layers: a page, a sheet, overlays, raw maps.
 
-A row per class, a column per method and layer; every cell says what was explained, its scale in raw units, and how the
-map came out. The whole of the picture is looked at. A method that cannot explain the network says why in its cell.
+A row per class, a column per method and layer; every cell says what was explained, its scale in raw units, how the
+map came out, and what it cost. The whole of the picture is looked at. A method that cannot explain the network says why.
 
 camlucida explain cup.jpg --out why/                                      the three most probable classes, CAM and Grad-CAM
 
