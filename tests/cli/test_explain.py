@@ -277,7 +277,7 @@ def test_columns_are_methods_at_layers():
     assert explain.methods("grad-cam:layer=x,occlusion,cam", "a, b") == (
         cl.GradCAM("x"), cl.Occlusion(), cl.CAM("a"), cl.CAM("b"),
     )  # fmt: skip
-    assert explain.methods("all") == tuple(maps.method(name) for name in maps.available())
+    assert explain.methods("all") == tuple(maps.any_method(name) for name in explain.every())
 
 
 def test_layers_are_columns_of_their_own(packed, tmp_path, capsys):
@@ -365,7 +365,7 @@ def test_a_map_with_nothing_to_show_says_its_status():
     broken = cell(np.where(np.arange(300) == 7, np.inf, 1.0) * np.ones((200, 1)), status="non-finite")
     assert explain.Scale().limits([one])(broken) == (0, 0)
     np.testing.assert_array_equal(explain_page.overlay(one, broken, 0.0, 0.0)[:40], flat[:40])
-    assert explain_page._plain("pooling → linear, café, 3 × 4 ≥ −1") == "pooling -> linear, cafe, 3 x 4 >= -1"
+    assert explain_page.plain("pooling → linear, café, 3 × 4 ≥ −1") == "pooling -> linear, cafe, 3 x 4 >= -1"
     blue = render.palette("signed")[0].astype(float)
     slow = 0.3 * picture.astype(float).mean(2, keepdims=True) + 0.7 * blue
     np.testing.assert_allclose(against, slow, atol=0.51)

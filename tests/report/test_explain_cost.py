@@ -56,7 +56,7 @@ def test_runs_of_several_kinds_are_added_up(monkeypatch):
         for passes, unit in (
             (1000, "forward passes"),
             (500, "forward passes"),
-            (64, "passes above conv5"),
+            (64, "passes above conv5,"),
             (0, "x"),
         ):
             schedule.announced(schedule.Work("any", passes, 1, passes, unit))
@@ -83,6 +83,13 @@ def test_waiting_is_no_work():
     _, clock, work = timed(lambda: time.sleep(0.2), CPU)
     assert clock >= 0.2
     assert work < 0.1
+
+
+@pytest.mark.parametrize(("clock", "work", "times"), [(0.625, 3.0, 2), (0.375, 8.0, 2), (0.625, 5.0, 1)])
+def test_few_passes_are_made_twice_however_long_they_take(monkeypatch, clock, work, times):
+    clocks = Clocks(monkeypatch)
+    assert costed(lambda: clocks.go(clock, work), CPU, 1.0)[1] == Cost(clock, work)
+    assert clocks.clock == 100 + times * clock
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Maps of one picture side by side, for chosen classes, methods and layers: a page, a sheet, overlays, raw maps.
 
-A row per class, a column per method and layer; every cell says what was explained, its scale in raw units, and how the
-map came out. The whole of the picture is looked at. A method that cannot explain the network says why in its cell.
+A row per class, a column per method and layer; every cell says what was explained, its scale in raw units, how the
+map came out, and what it cost. The whole of the picture is looked at. A method that cannot explain the network says why.
 
 camlucida explain cup.jpg --out why/                                      the three most probable classes, CAM and Grad-CAM
 
@@ -105,7 +105,7 @@ def run(options: Options, command: Sequence[str]) -> int:
     }  # fmt: skip
     manifest = {"command": list(command), "settings": settings, **choices.provenance(net)}
     facts = [
-        ("Network", net.card.name), ("Classes", classes), ("Methods", options.methods.replace(",", ", ")),
+        ("Network", net.card.name + (", random weights" if options.network.weights == "none" else "")), ("Classes", classes), ("Methods", options.methods.replace(",", ", ")),
         *([("Settings", "quick" if options.quick else "defaults")] if everything else []),
         *([("Layers", options.layers.replace(",", ", "))] if options.layers else []),
         ("Views", str(views)), ("Colour scale", options.scale),
