@@ -20,7 +20,7 @@ import camlucida as cl
 import conforming
 from camlucida import maps
 from camlucida.maps import catalogue
-from conforming import METHODS, NEAR, NETWORKS, Findings, Looked, cell, figure, installed, quiet, share
+from conforming import METHODS, NEAR, NETWORKS, Findings, cell, figure, installed, quiet, share
 from oracles.methods import FORMULAS
 from oracles.methods import NETWORKS as SMALL
 from peers.comparisons import COMPARISONS, PACKAGES, case
@@ -41,16 +41,15 @@ def formula(name: str) -> str:
 
 
 def oracle_error(spec: str) -> float | None:
-    """Over both small networks, two pictures and two classes; None: nothing to run it on."""
-    x, worst = pixels(2), 0.0
+    """Over both small networks and two pictures with a class each; None: nothing to run it on."""
+    x, classes, worst = pixels(2), [1, 4], None
     for net in SMALL.values():
-        for c in (1, 4):
-            wanted = [FORMULAS[spec](net, picture, c) for picture in x]
-            if wanted[0] is None:
-                continue
-            found = quiet(maps.any_method(spec), cl.wrap(net.build()), x, cl.ClassTarget(c))
-            found = found[:, 0] if spec.partition(":")[0] in maps.METHODS else found
-            worst = max(worst, *(share(one, slow) for one, slow in zip(found, wanted, strict=True)))
+        wanted = [FORMULAS[spec](net, picture, c) for picture, c in zip(x, classes, strict=True)]
+        if wanted[0] is None:
+            continue
+        found = quiet(maps.any_method(spec), cl.wrap(net.build()), x, cl.ClassTarget(classes))
+        found = found[:, 0] if spec.partition(":")[0] in maps.METHODS else found
+        worst = max(worst or 0.0, *(share(one, slow) for one, slow in zip(found, wanted, strict=True)))
     return worst
 
 
@@ -98,20 +97,19 @@ def parity(chosen: Sequence[str], findings: Findings) -> Iterator[str]:
 # --- the page ----------------------------------------------------------------------------------------------
 
 
-def page(networks: Sequence[str], methods: Sequence[str]) -> tuple[str, list[str]]:
+def page(networks: Sequence[str], methods: Sequence[str], peers_too: bool = True) -> tuple[str, list[str]]:
     """The page, and what does not hold."""
     findings = Findings()
     say = lambda words: print(words, file=sys.stderr, flush=True)  # noqa: E731
     say("oracles")
     slow = list(oracles(methods, findings))
     say("peers")
-    peers = list(parity(methods, findings))
+    peers = list(parity(methods, findings)) if peers_too else ["Not compared this time."]
     say("identities")
-    looked = [Looked(name) for name in networks]
-    sums = list(conforming.identities(looked, findings))
+    sums = list(conforming.identities(networks, findings))
     say("every method on every network")
-    tallies, reasons = conforming.on_every_network(looked, methods, findings)
-    letters = [chr(ord("A") + i) for i in range(len(looked))]
+    tallies, reasons = conforming.on_every_network(networks, methods, findings)
+    letters = conforming.LETTERS[: len(networks)]
     calls, twins = sum(t.calls for t in tallies.values()), sum(t.twins for t in tallies.values())
     changed = sum(": changed: " in words for words in findings.words)
     lines = [
@@ -131,7 +129,7 @@ def page(networks: Sequence[str], methods: Sequence[str]) -> tuple[str, list[str
         "",
         "The formula is the first sentence of the class's documentation. The oracle is the same written slowly, as loops in",
         "float64 (`tests/oracles/methods.py`; of the package they take RISE's drawn masks alone), on two networks (a GAP head; two linear layers on the",
-        "flattened map), two pictures of 20 × 28 pixels, two classes; the error is the largest over all of these and the",
+        "flattened map), two pictures of 20 × 28 pixels with a class each; the error is the largest over all of these and the",
         "options named.",
         "",
         *slow,
@@ -167,11 +165,7 @@ def page(networks: Sequence[str], methods: Sequence[str]) -> tuple[str, list[str
         lines.append(
             f"| `{name}` | {' | '.join(tally.marks)} | {kept} | {tally.twins}, {figure(tally.apart)} |"
         )
-    lines += ["", "| | network | class maps | where maps come from |", "|---|---|---|---|"]
-    for letter, one in zip(letters, looked, strict=True):
-        layer = one.structure.features
-        cells = " × ".join(str(side) for side in layer.size)
-        lines.append(f"| {letter} | {one.name} | {one.kind} | `{layer.name}`, {cells} |")
+    lines += ["", *conforming.places(networks)]
     lines += ["", *(f"- R{i + 1}: {cell(reason)}" for i, reason in enumerate(reasons)), ""]
     return "\n".join(lines), findings.words
 
@@ -186,6 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.add_argument(
         "--methods", default="", help="only these, by commas, or semicolons where a name has a comma"
     )
+    options.add_argument("--no-peers", action="store_true", help="compare with none")
     options.add_argument("--page", type=Path, help=f"written instead of {PAGE.relative_to(ROOT)}")
     given = options.parse_args(arguments)
     chosen = []
@@ -194,9 +189,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if unknown := [word for word in words if word not in known]:
             options.error(f"no {unknown[0]!r}; there are {', '.join(known)}")
         chosen.append(words or list(known))
-    if given.page is None and (given.networks or given.methods):
+    if given.page is None and (given.networks or given.methods or given.no_peers):
         options.error("a part of the page: say where with --page")
-    text, findings = page(*chosen)
+    text, findings = page(*chosen, peers_too=not given.no_peers)
     (given.page or PAGE).write_text(text, encoding="utf-8")
     print("\n".join(findings) or "everything holds")
     return 1 if findings else 0
