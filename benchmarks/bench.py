@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import argparse
 import copy
+import cProfile
 import importlib
 import json
 import os
 import platform
+import pstats
 import resource
 import statistics
 import subprocess
@@ -117,6 +119,45 @@ FAMILY: dict[str, tuple[Any, str, str, str]] = {
     "LayerCAM": (cl.LayerCAM(), "LayerCAM", "LayerCAM", ""),
 }
 """Ours, and its name in torchcam, grad-cam and captum; "" where it has none."""
+
+
+def where(given: argparse.Namespace) -> Figures:
+    """Where CAM and Grad-CAM spend what one bare forward pass does not: own time of the functions that it does not call, as a
+    share of it, by Python's profiler, which makes small functions dearer; the rest is the forward pass and its noise."""
+    module, pixels = _resnet(given)
+    tasks = _our_maps(module, pixels, given)
+    bare = "bare forward pass"
+    figures: Figures = {}
+    for name in ("CAM, five classes", "Grad-CAM, one class"):
+        shares: dict[str, list[float]] = {}
+        tasks[name]()
+        for _ in range(given.rounds):
+            base, own = _own_seconds(tasks[bare]), _own_seconds(tasks[name])
+            whole = sum(base.values())
+            for function, seconds in own.items():
+                if function not in base:
+                    shares.setdefault(function, []).append(seconds / whole)
+        largest = sorted(shares, key=lambda f: -statistics.median(shares[f]))
+        sums = [
+            sum(column)
+            for column in zip(*(v for v in shares.values() if len(v) == given.rounds), strict=True)
+        ]
+        figures[f"{name}: all of them"] = summary(sums, "×")
+        for function in largest[:6]:
+            figures[f"{name}: {function}"] = summary(shares[function], "×")
+    return figures
+
+
+def _own_seconds(task: Callable[[], object]) -> dict[str, float]:
+    """By function, its callees left out."""
+    profile = cProfile.Profile(time.process_time)
+    profile.runcall(task)
+    found: dict[str, float] = {}
+    for (file, _, function), (_, _, own, _, _) in pstats.Stats(profile).stats.items():  # type: ignore[attr-defined]
+        place = Path(file).name.removesuffix(".py")
+        words = function.strip("<>") if file == "~" else f"{place}.{function}"
+        found[words] = found.get(words, 0.0) + own
+    return found
 
 
 def _peers_tasks(module: Any, pixels: torch.Tensor, name: str) -> Tasks:
@@ -392,7 +433,8 @@ def _child(arguments: Sequence[str]) -> tuple[float, float]:
 
 
 STUDIES = {
-    study.__name__.replace("_", "-"): study for study in (cam, peers, family, score_cam, boxes, folder, start)
+    study.__name__.replace("_", "-"): study
+    for study in (cam, peers, family, where, score_cam, boxes, folder, start)
 }
 
 
