@@ -7,9 +7,13 @@ own best settings. Every figure is the median over the rounds, with the range of
 from __future__ import annotations
 
 import argparse
+import copy
+import cProfile
+import importlib
 import json
 import os
 import platform
+import pstats
 import resource
 import statistics
 import subprocess
@@ -72,18 +76,18 @@ def ratios(seconds: dict[str, list[float]], base: str) -> Figures:
 
 
 def cam(given: argparse.Namespace) -> Figures:
-    """CAM for five classes and Grad-CAM for one, ResNet-50, against one bare forward pass."""
-    tasks = _our_maps(*_resnet(given), given.batch)
+    """CAM for five classes, in float32 and with the fast settings (bfloat16, channels last), and Grad-CAM for one, ResNet-50, against
+    one bare forward pass."""
+    tasks = _our_maps(*_resnet(given), given)
     return ratios(interleaved(tasks, given.rounds), "bare forward pass")
 
 
 def peers(given: argparse.Namespace) -> Figures:
     """The same with the peers' maps, same weights, same process, against one bare forward pass."""
     module, pixels = _resnet(given)
-    tasks = _our_maps(module, pixels, given.batch)
-    classes = [1] * given.batch
+    tasks = _our_maps(module, pixels, given)
     with suppress(ImportError):
-        from torchcam.methods import CAM, GradCAM
+        from torchcam.methods import CAM
 
         def torchcam_cam(wanted: int) -> None:
             with CAM(module, "layer4", "fc") as extract, torch.inference_mode():
@@ -91,29 +95,107 @@ def peers(given: argparse.Namespace) -> Figures:
                 for c in range(1, wanted + 1):
                     extract([c] * given.batch, normalized=False)
 
-        def torchcam_grad_cam() -> None:
-            with GradCAM(module, "layer4") as extract:
-                extract(classes, module(pixels), normalized=False)
-
         tasks["torchcam: CAM, one class"] = lambda: torchcam_cam(1)
         tasks["torchcam: CAM, five classes"] = lambda: torchcam_cam(5)
-        tasks["torchcam: Grad-CAM, one class"] = torchcam_grad_cam
-    with suppress(ImportError):
-        from pytorch_grad_cam import GradCAM as PeerGradCAM
-        from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+    tasks |= _peers_tasks(module, pixels, "Grad-CAM")
+    return ratios(interleaved(tasks, given.rounds), "bare forward pass")
+
+
+def family(given: argparse.Namespace) -> Figures:
+    """Grad-CAM's family for one class at the last layer of ResNet-50, ours and the peers', against one bare forward pass."""
+    module, pixels = _resnet(given)
+    net = cl.wrap(module)
+    tasks = _our_maps(module, pixels, given, only=("bare forward pass",))
+    for name, (method, *_) in FAMILY.items():
+        tasks[f"{name}, one class"] = lambda method=method: method(net, pixels, cl.ClassTarget(1))  # type: ignore[misc]
+        tasks |= _peers_tasks(module, pixels, name)
+    return ratios(interleaved(tasks, given.rounds), "bare forward pass")
+
+
+FAMILY: dict[str, tuple[Any, str, str, str]] = {
+    "Grad-CAM": (cl.GradCAM(), "GradCAM", "GradCAM", "LayerGradCam"),
+    "Grad-CAM++": (cl.GradCAMPlusPlus(), "GradCAMpp", "GradCAMPlusPlus", ""),
+    "XGrad-CAM": (cl.XGradCAM(), "XGradCAM", "XGradCAM", ""),
+    "HiResCAM": (cl.HiResCAM(), "", "HiResCAM", "LayerGradientXActivation"),
+    "LayerCAM": (cl.LayerCAM(), "LayerCAM", "LayerCAM", ""),
+}
+"""Ours, and its name in torchcam, grad-cam and captum; "" where it has none."""
+
+
+def where(given: argparse.Namespace) -> Figures:
+    """Where CAM and Grad-CAM spend what one bare forward pass does not: own time of the functions that it does not call, as a
+    share of it, by Python's profiler, which makes small functions dearer; the rest is the forward pass and its noise."""
+    module, pixels = _resnet(given)
+    tasks = _our_maps(module, pixels, given)
+    bare = "bare forward pass"
+    figures: Figures = {}
+    for name in ("CAM, five classes", "Grad-CAM, one class"):
+        shares: dict[str, list[float]] = {}
+        tasks[name]()
+        for _ in range(given.rounds):
+            base, own = _own_seconds(tasks[bare]), _own_seconds(tasks[name])
+            whole = sum(base.values())
+            for function, seconds in own.items():
+                if function not in base:
+                    shares.setdefault(function, []).append(seconds / whole)
+        largest = sorted(shares, key=lambda f: -statistics.median(shares[f]))
+        sums = [
+            sum(column)
+            for column in zip(*(v for v in shares.values() if len(v) == given.rounds), strict=True)
+        ]
+        figures[f"{name}: all of them"] = summary(sums, "×")
+        for function in largest[:6]:
+            figures[f"{name}: {function}"] = summary(shares[function], "×")
+    return figures
+
+
+def _own_seconds(task: Callable[[], object]) -> dict[str, float]:
+    """By function, its callees left out."""
+    profile = cProfile.Profile(time.process_time)
+    profile.runcall(task)
+    found: dict[str, float] = {}
+    for (file, _, function), (_, _, own, _, _) in pstats.Stats(profile).stats.items():  # type: ignore[attr-defined]
+        place = Path(file).name.removesuffix(".py")
+        words = function.strip("<>") if file == "~" else f"{place}.{function}"
+        found[words] = found.get(words, 0.0) + own
+    return found
+
+
+def _peers_tasks(module: Any, pixels: torch.Tensor, name: str) -> Tasks:
+    """That method of each peer that is installed and has it, for class 1 at the end of `layer4`."""
+    _, torchcam_name, grad_cam_name, captum_name = FAMILY[name]
+    classes, tasks = [1] * len(pixels), {}
+    if torchcam_name and (methods := _installed("torchcam.methods")):
+
+        def torchcam() -> None:
+            with getattr(methods, torchcam_name)(module, "layer4") as extract:
+                extract(classes, module(pixels), normalized=False)
+
+        tasks[f"torchcam: {name}, one class"] = torchcam
+    if grad_cam_name and (peer := _installed("pytorch_grad_cam")):
+        targets = [_installed("pytorch_grad_cam.utils.model_targets").ClassifierOutputTarget(1)] * len(pixels)
 
         def grad_cam() -> None:
-            with PeerGradCAM(model=module, target_layers=[module.layer4]) as extract:
-                extract(pixels, [ClassifierOutputTarget(1)] * given.batch)
+            with getattr(peer, grad_cam_name)(model=module, target_layers=[module.layer4]) as extract:
+                extract(pixels, targets)
 
-        tasks["grad-cam: Grad-CAM, one class"] = grad_cam
-    with suppress(ImportError):
-        from captum.attr import LayerGradCam
+        tasks[f"grad-cam: {name}, one class"] = grad_cam
+    if captum_name and (attr := _installed("captum.attr")):
+        options = {"relu_attributions": True} if captum_name == "LayerGradCam" else {}
 
-        tasks["captum: Grad-CAM, one class"] = lambda: LayerGradCam(module, module.layer4).attribute(
-            pixels, classes, relu_attributions=True
-        )
-    return ratios(interleaved(tasks, given.rounds), "bare forward pass")
+        def captum() -> None:
+            getattr(attr, captum_name)(module, module.layer4).attribute(pixels, classes, **options)
+
+        tasks[f"captum: {name}, one class"] = captum
+    return tasks
+
+
+def _installed(name: str) -> Any:
+    """The module, or None."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return None
 
 
 def score_cam(given: argparse.Namespace) -> Figures:
@@ -168,18 +250,34 @@ def _resnet(given: argparse.Namespace) -> tuple[Any, torch.Tensor]:
     return module, torch.randn(given.batch, 3, given.side, given.side)
 
 
-def _our_maps(module: Any, pixels: torch.Tensor, batch: int) -> Tasks:
-    net, five = cl.wrap(module), [[1, 2, 3, 4, 5]] * batch
+def _our_maps(
+    module: Any, pixels: torch.Tensor, given: argparse.Namespace, only: Sequence[str] = ()
+) -> Tasks:
+    """CAM also with the fast settings: bfloat16 where it pays, channels last."""
+    net, five = cl.wrap(module), cl.ClassTarget([[1, 2, 3, 4, 5]] * given.batch)
+    quick = copy.deepcopy(module).to(memory_format=torch.channels_last)
+    fast, laid = (
+        cl.Network(quick, precision="bf16-mixed"),
+        pixels.contiguous(memory_format=torch.channels_last),
+    )
 
     def bare() -> None:
         with torch.inference_mode():
             module(pixels)
 
-    return {
+    def bare_fast() -> None:
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+            quick(laid)
+
+    tasks: Tasks = {
         "bare forward pass": bare,
-        "CAM, five classes": lambda: cl.CAM()(net, pixels, cl.ClassTarget(five)),
+        "CAM, five classes": lambda: cl.CAM()(net, pixels, five),
         "Grad-CAM, one class": lambda: cl.GradCAM()(net, pixels, cl.ClassTarget(1)),
     }
+    if not given.no_half:
+        tasks["bare forward pass, fast settings"] = bare_fast
+        tasks["CAM, five classes, fast settings"] = lambda: cl.CAM()(fast, laid, five)
+    return {name: tasks[name] for name in only or tasks}
 
 
 def boxes(given: argparse.Namespace) -> Figures:
@@ -335,7 +433,10 @@ def _child(arguments: Sequence[str]) -> tuple[float, float]:
     return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-STUDIES = {study.__name__.replace("_", "-"): study for study in (cam, peers, score_cam, boxes, folder, start)}
+STUDIES = {
+    study.__name__.replace("_", "-"): study
+    for study in (cam, peers, family, where, score_cam, boxes, folder, start)
+}
 
 
 def lines(figures: Figures) -> Iterator[str]:
@@ -356,7 +457,7 @@ def main() -> None:
     options.add_argument(
         "--chunks", type=int, nargs="+", default=[8, 16, 32, 64], help="for Score-CAM: torchcam's"
     )
-    options.add_argument("--no-half", action="store_true", help="for Score-CAM: without bfloat16")
+    options.add_argument("--no-half", action="store_true", help="without bfloat16")
     options.add_argument("--photos", nargs="*", help="for the folder; $CAMLUCIDA_DATA/photos.zip")
     options.add_argument("--pictures", type=int, help="only the first so many of them")
     options.add_argument("--json", type=Path, help="write the figures here")

@@ -137,17 +137,10 @@ def test_the_map_against_terms_found_by_zeros(name, scale):
         if isinstance(m, nn.BatchNorm2d) or (isinstance(m, nn.Conv2d) and m.bias is not None)
     ]
 
-    def psi(term: Tensor) -> Tensor:
-        size = term.abs()
-        axes = (0, 1, 2) if scale == "layer" else (1, 2)
-        low, high = size.amin(axes, keepdim=True), size.amax(axes, keepdim=True)
-        share = torch.where(high > low, (size - low) / (high - low), 0)
-        return F.interpolate(share[None], x.shape[2:], mode="bilinear", align_corners=False)[0].sum(0)
-
     for i, row in enumerate([[2, 4], [0, 1]]):
         for k, c in enumerate(row):
             pixel, biases = oracle.full_grad(double, spatial, lambda z, c=c: z[:, c], x[i])
-            wanted = sum(psi(torch.from_numpy(t)) for t in biases) + psi(torch.from_numpy(pixel))
+            wanted = torch.from_numpy(oracle.full_grad_map([pixel, *biases], (20, 28), scale))
             torch.testing.assert_close(found.values[i, k].double(), wanted, rtol=1e-3, atol=1e-3)
     assert found.status == (("ok",) * 2,) * 2
     assert found.grid.view == found.values.shape[2:] == (20, 28)

@@ -10,6 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from oracles.geometry import stretched
+
 Array = NDArray[np.float64]
 
 
@@ -143,3 +145,17 @@ def full_grad(
         term = gradient[0] * bias.detach().reshape(-1, *(1,) * (gradient.ndim - 2))
         terms.append(term.detach().numpy())
     return (gradients[0] * x)[0].detach().numpy(), terms
+
+
+def full_grad_map(terms: list[Array], view: tuple[int, int], scale: str) -> Array:
+    """ψ of each term `(channels, h, w)`, summed over channels and terms: absolute values, scaled to 0 … 1 over the whole
+    `layer` or each `channel`, laid over the view."""
+    found = np.zeros(view)
+    for term in terms:
+        size = np.abs(term)
+        for channel in size:
+            of = size if scale == "layer" else channel
+            low, high = of.min(), of.max()
+            if high > low:
+                found += stretched(((channel - low) / (high - low)).tolist(), *view)
+    return found
