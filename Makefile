@@ -18,13 +18,13 @@ demo: $(VENV)/installed
 	$(BIN)/camlucida localize $(PHOTOS) --out demo --overwrite
 
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 bench: $(VENV)/installed-peers
 	$(BIN)/python benchmarks/bench.py $(BENCH)
