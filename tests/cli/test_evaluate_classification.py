@@ -135,7 +135,7 @@ def test_what_is_shown_on_a_terminal(networks, data, capsys):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--protocol", "ten-crop"], "no labelled pictures"),
+        (["--protocol", "ten-crop"], "DATA; got nothing"),
         (["{data}", "--protocol", "tencrop"], "did you mean 'ten-crop'"),
         (["{data}", "--protocol", "dense:scale=3"], "did you mean 'scales'"),
         (["{data}", "--protocol", "multi-crop:scales=16"], "≥ 32"),
