@@ -84,6 +84,8 @@ def parity(chosen: Sequence[str], findings: Findings) -> Iterator[str]:
         plain = max(f.plain for f in found)
         imitated = max((f.imitated for f in found if f.imitated is not None), default=None)
         findings.near(str(one), plain if imitated is None else imitated, one.near)
+        if imitated is not None and min(f.plain for f in found) <= one.apart:
+            findings.words.append(f"{one}: deviates no more")
         version = importlib.metadata.version(one.peer)
         same = "" if imitated is None else figure(imitated)
         yield (
@@ -145,7 +147,7 @@ def page(networks: Sequence[str], methods: Sequence[str], peers_too: bool = True
         "",
         "On every network of the contract tests that they speak of; – where they do not (another head, bent operations). Z: cells.",
         "`torchvision/…`: 64 × 96 pixels (VisionTransformer: 64 × 64), random weights. Without ReLU: every ReLU lets through what it",
-        "is given.",
+        "is given. A head that pools the maximum has the same class map, and no identity.",
         "",
         *sums,
         "",

@@ -74,8 +74,10 @@ def quiet(method: Any, net: cl.Network, x: Tensor, target: Any) -> Tensor:
 
 
 def share(found: Tensor | np.ndarray, wanted: Tensor | np.ndarray) -> float:
-    """The largest difference, as a share of the range of what is wanted."""
+    """The largest difference, as a share of the range of what is wanted; infinite where one is no number."""
     found, wanted = np.asarray(found, np.float64), np.asarray(wanted, np.float64)
+    if not (np.isfinite(found).all() and np.isfinite(wanted).all()):
+        return np.inf
     apart, extent = np.abs(found - wanted).max(), np.ptp(wanted)
     return float(apart / extent) if extent > 0 else 0.0 if apart == 0 else np.inf
 
