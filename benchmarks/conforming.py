@@ -9,6 +9,7 @@ import importlib.util
 import re
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -137,7 +138,7 @@ def _over_cells(method: Any) -> Callable[[Looked], float | None]:
 
 def xgrad_sum(one: Looked) -> float:
     xgrad, hires = (one.all(m).double().flatten(2) for m in (cl.XGradCAM(relu=False), cl.HiResCAM()))
-    return float(((xgrad.sum(2) - hires.sum(2)).abs() / hires.abs().sum(2)).max())
+    return float((xgrad.sum(2) - hires.sum(2)).abs().max() / hires.abs().sum(2).max())
 
 
 def full_grad_sum(one: Looked) -> float | None:
@@ -159,9 +160,9 @@ def gradient_of(score: Callable[[], Tensor], leaf: Tensor) -> Tensor:
 def deconvnet_is_gradient(one: Looked) -> float | None:
     """At the last layer that is a module: unit 1 at its strongest position, times its activation."""
     named = dict(one.module.named_modules())
-    layers = [
-        at.name for at in one.structure.layers if at.reached and at.name in named and at.channel_axis == 1
-    ]
+    seen = [at for at in one.structure.layers if at.reached and at.channel_axis == 1]
+    calls = Counter(at.point.name for at in seen)  # one that runs twice has no output of its own
+    layers = [at.name for at in seen if at.name in named and calls[at.name] == 1]
     if not layers:
         return None
     with without_relu():
