@@ -27,7 +27,7 @@ from camlucida.images.datasets import DataSet
 from camlucida.images.read import MAX_PIXELS, read_picture
 from camlucida.images.sources import Source
 from camlucida.maps.cam import CAM
-from camlucida.maps.catalogue import Method, for_network
+from camlucida.maps.catalogue import Method, as_heat_map, for_network
 from camlucida.maps.merge import Views, merge, of_classes
 from camlucida.networks.network import Network
 from camlucida.targets import Bound, ClassTarget, Output, Target
@@ -117,7 +117,7 @@ def plan(
         if isinstance(method, str) and method != "auto"
         else None
         if method == "auto"
-        else method
+        else as_heat_map(method)
     )
     boxes = tuned.boxes if isinstance(boxes, str) and boxes == "auto" else boxes
     views = tuned.views if isinstance(views, str) and views == "auto" else views

@@ -103,3 +103,11 @@ def test_localize_refuses_them(photo, tmp_path, capsys):
     assert code == 2
     assert "a signed picture, which is no heat map" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "method", [cl.GuidedBackprop(), cl.SmoothGrad(of=cl.GuidedBackprop()), cl.SmoothGrad("guided-grad-cam")]
+)
+def test_so_does_the_pipeline_in_python(method):
+    with pytest.raises(cl.UsageError, match="a signed picture, which is no heat map"):
+        next(iter(cl.localize(cl.load("embedded"), torch.zeros(3, 40, 56), method=method)))

@@ -64,16 +64,21 @@ class Reconstructor(Protocol):
 def method(spec: str) -> Method:
     """A method by name, options after a colon: `grad-cam`, `occlusion:patch=16,stride=4`. Raises
     UsageError."""
-    name = spec.partition(":")[0].strip()
-    made = None if name in RECONSTRUCTIONS else specs.build(spec, METHODS, "method")
-    of = getattr(made, "of", "")  # smooth-grad:of=guided-backprop
-    if made is None or (isinstance(of, str) and of.partition(":")[0].strip() in RECONSTRUCTIONS):
-        raise UsageError(
-            f"method {spec}",
-            got="a signed picture, which is no heat map",
-            allowed=", ".join(available()),
-            do=f"camlucida explain --methods {spec} shows it",
-        )
+    return as_heat_map(any_method(spec), spec)
+
+
+def as_heat_map(made: object, spec: str | None = None) -> Method:
+    """The method itself, where it gives heat maps. Raises UsageError for one that gives signed pictures."""
+    ours = type(made).__module__.startswith("camlucida.maps.")
+    of = getattr(made, "of", None) if ours else None  # smooth-grad:of=guided-backprop
+    for one in (made, any_method(of) if isinstance(of, str) else of):
+        if f"{type(one).__module__}:{type(one).__name__}" in RECONSTRUCTIONS.values():
+            raise UsageError(
+                f"method {spec or describe(made)}",
+                got="a signed picture, which is no heat map",
+                allowed=", ".join(available()),
+                do=f"camlucida explain --methods {spec or describe(made)} shows it",
+            )
     return made  # type: ignore[return-value]
 
 
