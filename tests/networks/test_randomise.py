@@ -19,9 +19,19 @@ def test_only_the_head_is_shuffled_and_only_on_the_copy():
         other = randomised_head(cl.wrap(module), 3)
     assert other.module is not module
     assert other.module.features[0].weight is module.features[0].weight  # shared, not copied
-    shuffled, own = other.module.get_submodule("conv").weight, module.get_submodule("conv").weight
+    assert other.module.conv.weight is module.conv.weight  # of as many outputs, but of no account
+    shuffled, own = other.module.fc.weight, module.fc.weight
     assert torch.equal(shuffled.flatten().sort().values, own.flatten().sort().values)
     assert not torch.equal(shuffled, own)
+
+
+def test_auxiliary_heads_are_not_the_head():
+    """They stand after the head in the module, and do not run in use."""
+    net = cl.load("googlenet", weights=None, num_classes=7, width=0.125, arguments={"aux": True, "size": 64})
+    other = randomised_head(net)
+    x = pixels(1, 64, 96)
+    assert not torch.allclose(other(x), net(x))
+    assert any(name.startswith("aux") for name, _ in net.module.named_modules())
 
 
 def test_the_seed_decides():

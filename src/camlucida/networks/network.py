@@ -171,11 +171,13 @@ class Network(Shown):
 
     def layers(self, pixels: Tensor | None = None) -> tuple[Layer, ...]:
         """The spatial layers in the order they run, for `pixels` or a blank picture of the card's size."""
-        if pixels is None:
-            shape = self.card.preprocessing
-            side = shape.crop or shape.size
-            pixels = torch.zeros(1, len(shape.channels), side, side)
-        return self.structure(pixels).layers
+        return self.structure(self.blank() if pixels is None else pixels).layers
+
+    def blank(self) -> Tensor:
+        """A blank picture of the card's size, `(1, C, side, side)`."""
+        shape = self.card.preprocessing
+        side = shape.crop or shape.size
+        return torch.zeros(1, len(shape.channels), side, side)
 
     def find_layer(self, layer: str | nn.Module | None, pixels: Tensor) -> Layer:
         """A layer by name (`name#2`: its second call) or module; None: the tensor before pooling, or the last

@@ -18,9 +18,9 @@ from camlucida.networks.network import Network
 
 
 def randomised_head(net: Network, seed: int = 0) -> Network:
-    """A copy whose head (the last linear or convolutional layer with one output per class) has the entries of its weight
-    and bias shuffled; all other tensors are shared, and the given network is left as it is. Raises UnsupportedError
-    where there is no such layer."""
+    """A copy whose head (the last linear or convolutional layer with one output per class that the output hangs on, so no
+    auxiliary one) has the entries of its weight and bias shuffled; all other tensors are shared, and the given network
+    is left as it is. Raises UnsupportedError where there is no such layer."""
     classes = len(net.card.labels)
     heads = [
         name
@@ -32,18 +32,29 @@ def randomised_head(net: Network, seed: int = 0) -> Network:
         raise UnsupportedError(
             f"a random head on {net.card.name}", got=f"no linear layer of {classes} outputs"
         )
+    if len(heads) == 1:
+        return _shuffled(net, heads[0], seed)
+    noise = torch.rand(net.blank().shape, generator=torch.Generator().manual_seed(0))
+    expected = net(noise)
+    for head in reversed(heads):
+        made = _shuffled(net, head, seed)
+        if not torch.equal(made(noise), expected):
+            return made
+    raise UnsupportedError(f"a random head on {net.card.name}", got=f"none of {', '.join(heads)} counts")
+
+
+def _shuffled(net: Network, name: str, seed: int) -> Network:
     tensors = chain(net.module.parameters(), net.module.buffers())
-    if "weight" not in dict(net.module.get_submodule(heads[-1]).named_parameters(recurse=False)):
-        raise UnsupportedError(
-            f"a random head on {net.card.name}", got=f"{heads[-1]}, whose weight is computed"
-        )
+    own = dict(net.module.get_submodule(name).named_parameters(recurse=False))
+    if "weight" not in own:
+        raise UnsupportedError(f"a random head on {net.card.name}", got=f"{name}, whose weight is computed")
     module = copy.deepcopy(net.module, {id(t): t for t in tensors})
-    head = module.get_submodule(heads[-1])
+    head = module.get_submodule(name)
     draw = torch.Generator().manual_seed(seed)
-    for name, parameter in net.module.get_submodule(heads[-1]).named_parameters(recurse=False):
+    for key, parameter in own.items():
         order = torch.randperm(parameter.numel(), generator=draw).to(parameter.device)
         shuffled = parameter.detach().flatten()[order].reshape(parameter.shape).clone()
-        setattr(head, name, nn.Parameter(shuffled, requires_grad=False))
+        setattr(head, key, nn.Parameter(shuffled, requires_grad=False))
     return Network(module, replace(net.card, measured={}), net.layer, net.precision)
 
 
