@@ -183,6 +183,7 @@ def read_only(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
         with monkeypatch.context() as patch:
             patch.setattr(argparse.ArgumentParser, "parse_args", only_parse)
             patch.setattr(sys, "argv", words[1:])
+            patch.syspath_prepend((ROOT / words[1]).parent)  # as Python does for a script
             with pytest.raises(Understood):
                 runpy.run_path(str(ROOT / words[1]), run_name="__main__")
 
