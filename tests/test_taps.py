@@ -346,7 +346,7 @@ def test_a_run_that_was_recorded_or_tapped_gives_the_same_output(network):
     torch.testing.assert_close(run.output.detach(), expected, rtol=0, atol=0)
 
 
-def test_only_this_file_reaches_into_modules():
+def test_only_this_folder_reaches_into_modules():
     package = Path(camlucida.__file__).parent
     reaching = re.compile(r"\bregister_\w*hook|\(TorchFunctionMode\)|\(TorchDispatchMode\)|\bretain_grad\b")
     found = {
@@ -354,4 +354,5 @@ def test_only_this_file_reaches_into_modules():
         for p in package.rglob("*.py")
         if reaching.search(p.read_text("utf-8"))
     }
-    assert found == {"taps.py"}
+    assert found
+    assert {name.split("/")[0] for name in found} == {"taps"}
