@@ -65,8 +65,8 @@ def text() -> str:
             lines += [f"| `{spec}` | `{cls}` | {_cell(options)} |"]
         lines += [""]
     lines += ["## Command line", "", "Exit codes: 0 done, 1 fault, 2 usage, 3 some inputs rejected, 130 interrupted.", ""]  # fmt: skip
-    for verb in cli.VERBS:
-        module = importlib.import_module(f"camlucida.cli.{verb}")
+    for words in (one for verb in cli.VERBS for one in _words(verb)):
+        module, verb, _ = cli.module_of(words)
         lines += [f"### camlucida {verb}", "", _doc(module), "", "| option | value | default | |", "|---|---|---|---|"]  # fmt: skip
         lines += [f"| {' | '.join(_cell(cell) for cell in row)} |" for row in _options(module.Options)]
         lines += [""]
@@ -74,6 +74,12 @@ def text() -> str:
     machine = re.search(r"0x[0-9a-f]{6,}|/home/|/tmp/|site-packages", page)
     assert machine is None, f"this would differ from run to run: {page[machine.start() - 80 : machine.end() + 20]}"  # fmt: skip
     return page
+
+
+def _words(verb: str) -> list[list[str]]:
+    """A verb, or each of its kinds."""
+    kinds = getattr(importlib.import_module(f"camlucida.cli.{verb}"), "KINDS", None)
+    return [[verb]] if kinds is None else [[verb, kind] for kind in kinds]
 
 
 def _stage(thing: Any) -> str:

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 import camlucida
-from camlucida.cli import VERBS
+from camlucida.cli import VERBS, probe
 
 ROOT = Path(camlucida.__file__).parent
 STREAM = [
     ("cli",),
     ("report",),
     ("protocols",),
-    ("pipeline", "diagnosis"),
+    ("pipeline", "diagnosis", "probes"),
     ("evaluate", "train"),
     ("maps",),
     ("boxes", "targets"),
@@ -68,7 +68,10 @@ def test_import_is_light():
     )
 
 
-@pytest.mark.parametrize("arguments", [["--help"], *([verb, "--help"] for verb in VERBS)])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], *([verb, "--help"] for verb in VERBS), *(["probe", kind, "--help"] for kind in probe.KINDS)],
+)
 def test_help_does_not_import_torch(arguments):
     code = (
         "import sys, contextlib, io\nfrom camlucida.cli import main\n"

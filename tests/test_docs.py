@@ -2,7 +2,6 @@
 to and name is there; the reference is up to date. What is not run is in one of the two tables below, with its reason."""
 
 import argparse
-import importlib
 import os
 import re
 import runpy
@@ -19,7 +18,7 @@ import tyro
 from PIL import Image
 
 import camlucida as cl
-from camlucida.cli import VERBS, main
+from camlucida.cli import VERBS, main, module_of
 from camlucida.train import recipe
 
 ROOT = Path(__file__).parent.parent
@@ -169,8 +168,8 @@ def read_only(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
         assert targets is not None
         assert set(words[1:] or [""]) <= set(targets[1].split())
     elif words[0] == "camlucida":
-        options = importlib.import_module(f"camlucida.cli.{words[1]}").Options
-        tyro.cli(options, args=words[2:], config=(tyro.conf.FlagCreatePairsOff,))
+        module, _, rest = module_of(words[1:])
+        tyro.cli(module.Options, args=rest, config=(tyro.conf.FlagCreatePairsOff,))
     elif "argparse" not in (ROOT / words[1]).read_text(encoding="utf-8"):
         assert len(words) == 2, "it takes no options"
     else:

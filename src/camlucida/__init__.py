@@ -69,7 +69,18 @@ _PUBLIC = {
     "LayerError": "camlucida.errors",
     "UnsupportedError": "camlucida.errors",
 }
-_MODULES = ("boxes", "evaluate", "images", "maps", "metrics", "networks", "render", "report", "train")
+_MODULES = (
+    "boxes",
+    "evaluate",
+    "images",
+    "maps",
+    "metrics",
+    "networks",
+    "probes",
+    "render",
+    "report",
+    "train",
+)
 
 __all__ = ["__version__", *_PUBLIC, *_MODULES]
 

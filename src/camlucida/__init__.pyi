@@ -6,6 +6,7 @@ from camlucida import images as images
 from camlucida import maps as maps
 from camlucida import metrics as metrics
 from camlucida import networks as networks
+from camlucida import probes as probes
 from camlucida import render as render
 from camlucida import report as report
 from camlucida import train as train

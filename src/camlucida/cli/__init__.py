@@ -6,6 +6,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from camlucida import __version__
 from camlucida.errors import (
@@ -24,11 +25,13 @@ VERBS: dict[str, str] = {
     "doctor": "is it the model or the map: a picture and a network checked, a verdict in words",
     "evaluate": "how good on labelled pictures: classes by one view, ten crops or densely; boxes and maps",
     "train": "the papers' networks, or yours, on your pictures, by a recipe; resumable",
+    "probe": "what units see: receptive fields, strongest pictures, invariance, occlusion, filters, ablation",
     "pack": "your own weights and their card → one safetensors file",
     "layers": "a network's layers: size, stride, receptive field, gradient, thumbnails",
     "networks": "the names that --network and --arch know, and their cards",
 }
 RESUMABLE = ("localize", "train")
+KINDED = ("probe",)  # verbs whose next word is a kind
 DONE, FAULT, USAGE, REJECTED, INTERRUPTED = 0, 1, 2, 3, 130
 
 HELP = f"""camlucida {__version__}: what a convolutional network sees in a picture, and where.
@@ -93,13 +96,28 @@ def _forget_stdout() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def module_of(words: Sequence[str]) -> tuple[Any, str, Sequence[str]]:
+    """The module with the `Options` and `run` of a command, what the command is called, and the rest of its words. A verb
+    with `KINDS` names the kind next. Raises UsageError for one that is not there."""
+    module, name, rest = importlib.import_module(f"camlucida.cli.{words[0]}"), words[0], words[1:]
+    if hasattr(module, "KINDS"):
+        if not rest or rest[0] not in module.KINDS:
+            asked = rest[0] if rest else ""
+            raise UsageError(f"there is no {name} {asked!r}", do=nearest(asked, module.KINDS))
+        name, module, rest = f"{name} {rest[0]}", importlib.import_module(module.module_of(rest[0])), rest[1:]
+    return module, name, rest
+
+
 def _verb(verb: str, arguments: Sequence[str]) -> int:
     """Reads a verb's options from its `Options` dataclass and runs it. Raises SystemExit(2) for unknown options."""
+    if verb in KINDED and (not arguments or arguments[0] in ("-h", "--help", "help")):
+        print(importlib.import_module(f"camlucida.cli.{verb}").HELP, end="")
+        return DONE
+    module, name, rest = module_of([verb, *arguments])
     import tyro
 
-    module = importlib.import_module(f"camlucida.cli.{verb}")
     config = (tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
     options = tyro.cli(
-        module.Options, prog=f"camlucida {verb}", description=module.__doc__, args=arguments, config=config
+        module.Options, prog=f"camlucida {name}", description=module.__doc__, args=rest, config=config
     )
-    return module.run(options, [f"camlucida {verb}", *arguments])
+    return module.run(options, [f"camlucida {name}", *rest])

@@ -1,0 +1,62 @@
+"""What every probe asks for, and how it ends."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from camlucida.cli import choices
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from camlucida.networks.network import Network
+    from camlucida.networks.structure import Layer
+    from camlucida.report.probe_folder import ProbeFolder
+    from camlucida.report.probe_page import Page
+
+
+@dataclass(frozen=True, kw_only=True)
+class Common:
+    """Options of every probe."""
+
+    out: str
+    """Folder for report.html and the raw numbers; made if it is not there."""
+    network: choices.Chosen = choices.DEFAULT
+    overwrite: bool = False
+    """Replace the results of an earlier run in --out."""
+    json: bool = False
+    """Print the figures as JSON instead of words."""
+
+
+def layers_of(net: Network, names: str) -> list[Layer]:
+    """The layers named in `--layers`, commas between, for a blank picture of the card's size. Raises LayerError for one that
+    is not there or has no extent in space."""
+    blank = net.blank()
+    return [net.find_layer(one.strip(), blank) for one in names.split(",") if one.strip()]
+
+
+def finish(
+    options: Common,
+    folder: ProbeFolder,
+    page: Page,
+    net: Network | None,
+    figures: Mapping[str, Any],
+    words: str,
+    rejected: Sequence[tuple[str, str]] = (),
+) -> int:
+    """Writes page and manifest, prints `figures` (--json) or `words`, and where the page lies; the exit code.
+    `rejected`: pictures left out, with the reason of each."""
+    import json
+    import sys
+
+    folder.save(
+        page, {"figures": dict(figures), **(choices.provenance(net) if net is not None else {})}, rejected
+    )
+    print(json.dumps(figures, default=str) if options.json else words)
+    for path, reason in rejected[:20]:
+        print(f"rejected {path}: {reason}", file=sys.stderr)
+    if len(rejected) > 20:
+        print(f"… and {len(rejected) - 20} more in {folder.folder / 'rejected.csv'}", file=sys.stderr)
+    print((folder.folder / "report.html").resolve(), file=sys.stderr if options.json else sys.stdout)
+    return 3 if rejected else 0

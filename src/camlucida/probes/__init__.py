@@ -1,0 +1,1 @@
+"""Opening a network: what its units see, on any network and any pictures (ZF paper, section 4; CAM paper, section 5)."""
