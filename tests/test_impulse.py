@@ -70,11 +70,10 @@ def views(source: Size) -> dict[str, View]:
 def maps_of(name: str, net, view: View, hot: tuple[int, int]) -> HeatMaps:
     """One hot cell on the network's own grid for this view."""
     pixels = torch.zeros(1, 3, view.size.height, view.size.width)
-    structure = net.structure(pixels)
-    layer = structure.features
+    layer = net.structure(pixels).features
     values = torch.zeros(1, 1, *layer.size)
     values[0, 0][hot] = 3.0
-    grid = structure.grid(layer, (view.size.height, view.size.width))
+    grid = layer.grid((view.size.height, view.size.width))
     return HeatMaps(values, None, torch.zeros(1, 1), grid, (view,), "impulse", name, layer.name)
 
 

@@ -356,3 +356,38 @@ def test_only_this_folder_reaches_into_modules():
     }
     assert found
     assert {name.split("/")[0] for name in found} == {"taps"}
+
+
+class Counted(dict):
+    """Modules inside one, with a count of how often they were asked for."""
+
+    asked = 0
+
+    def values(self):
+        self.asked += 1
+        return super().values()
+
+    def items(self):
+        self.asked += 1
+        return super().items()
+
+
+@pytest.mark.parametrize(("method", "most"), [(cl.CAM(), 2), (cl.GradCAM(), 3)])
+def test_a_map_costs_few_walks_over_the_modules(method, most):
+    network, x, target = cl.wrap(gap()), pixels(1), cl.ClassTarget([1])
+    method(network, x, target)
+    counted = network.module.dropout._modules = Counted()
+    method(network, x, target)
+    assert 0 < counted.asked <= most
+
+
+def test_the_parts_of_a_module_are_those_that_torch_names():
+    module = awkward()
+    module.again = module.features[0]  # named twice
+    module.register_module("nothing", None)
+    module.features[2].round = nn.ModuleDict({"back": module.norm})
+    parts = taps.parts(module)
+    assert len(parts) == len({*parts})
+    assert {*parts} == {*module.modules()}
+    assert {*map(id, taps.parameters(parts))} == {*map(id, module.parameters())}
+    assert {*map(id, taps.buffers(parts))} == {*map(id, module.buffers())}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import re
 import sys
 
@@ -45,6 +46,18 @@ def test_the_cost_is_said_once_before_and_how_far_it_is_is_drawn(monkeypatch, ou
     drawn = said.index("rise 8 of 8" if outer else "8/8")
     assert said.index("rise: ≈ 8") < drawn
     assert not progress._shown
+
+
+@pytest.mark.parametrize("outer", [False, True])
+@pytest.mark.parametrize(("tick", "said"), [(40.0, "rise: ≈ 1 min 20 s a picture"), (0.4, "")])
+def test_the_time_is_said_once_after_the_first_chunk(monkeypatch, outer, tick, said):
+    """Half of the copies took one tick of the clock."""
+    ticks = itertools.count()
+    monkeypatch.setattr(progress, "perf_counter", lambda: tick * next(ticks))
+    words = ran(monkeypatch, Terminal(), outer)
+    assert re.findall(r"rise: .* s a picture", words) == ([said] if said else [])
+    if said:
+        assert words.index("rise: ≈ 8 forward passes a picture") < words.index(said)
 
 
 def test_nothing_is_said_where_nobody_reads_it(monkeypatch):

@@ -104,6 +104,9 @@ def test_wrong_calls_and_specs():
     for kwargs in ({"n": 0}, {"sigma": -1}, {"mean": "median"}, {"of": "smooth-grad"}, {"of": "deconvnet"}):
         with pytest.raises(UsageError, match="SmoothGrad"):
             cl.SmoothGrad(**kwargs)
+    for of in ("guided-backprop", "occlusion"):
+        with pytest.raises(UsageError, match=r"SmoothGrad\(differentiable=True\); got of"):
+            cl.SmoothGrad(of, differentiable=True)
     with pytest.raises(UsageError, match="did you mean 'saliency'"):
         cl.SmoothGrad("salient")
     with pytest.raises(TargetError, match="class 99"):

@@ -1,5 +1,8 @@
 """What a batch is made of: a function of seed, epoch and index alone, cached or not, whoever reads it."""
 
+import multiprocessing
+import os
+import signal
 from dataclasses import replace
 
 import made_up
@@ -7,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader
 
 import camlucida as cl
 from camlucida.images import datasets
@@ -110,3 +114,34 @@ def test_grey_pictures_come_as_three_channels(tmp_path):
     example = datasets.load([tmp_path]).examples[0]
     for _ in range(2):
         assert np.asarray(decoded.read(0, example)).tolist() == np.full((9, 9, 3), 77).tolist()
+
+
+class Signalled:
+    """Every picture is the number of the process that reads it; the second is read after a SIGTERM."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> int:
+        if index == 1:
+            signal.raise_signal(signal.SIGTERM)
+        return os.getpid()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="workers are forked and end by signals")
+def test_a_worker_outlives_the_first_sigterm_and_ends_at_the_second():
+    loader = DataLoader(Signalled(), batch_size=None, num_workers=1, worker_init_fn=feed._ready_worker)
+    readers = {int(reader) for reader in loader}
+    assert len(readers) == 1
+    assert readers != {os.getpid()}
+
+    ends = multiprocessing.get_context("fork").Process(target=_two_sigterms)
+    ends.start()
+    ends.join(10)
+    assert ends.exitcode == -signal.SIGTERM
+
+
+def _two_sigterms() -> None:
+    feed._ready_worker(0)
+    signal.raise_signal(signal.SIGTERM)
+    signal.raise_signal(signal.SIGTERM)

@@ -287,11 +287,15 @@ def test_command_line_trains_and_resumes(words, tmp_path, capsys):
     from camlucida.cli import main
 
     words[1] = str(made_up.pictures(tmp_path / "more", 9))  # of 8 none would be in the tuning split
-    assert main([*words, "--split", "train", "--keep-epochs", "0,1", "--tensorboard"]) == 0
+    nothing = f"--resume: no checkpoint in {tmp_path / 'run'}, the run starts from the beginning"
+    (tmp_path / "run").mkdir()
+    assert main([*words, "--split", "train", "--keep-epochs", "0,1", "--tensorboard", "--resume"]) == 0
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert lines[0]["kind"] == "command"
     assert lines[-1]["kind"] == "done"
-    assert capsys.readouterr().out.split() == [str(tmp_path / "run" / "network.safetensors")]
+    printed = capsys.readouterr()
+    assert printed.out.split() == [str(tmp_path / "run" / "network.safetensors")]
+    assert printed.err.count(nothing) == 1
     made = {file.name for file in (tmp_path / "run").iterdir()}
     assert made == {
         "best.safetensors", "checkpoints", "curves.png", "epochs", "log.jsonl", "network.safetensors", "recipe.toml", "rejected.csv",
@@ -300,6 +304,7 @@ def test_command_line_trains_and_resumes(words, tmp_path, capsys):
     assert main(words) == 2  # the folder holds a run
     assert "--resume" in capsys.readouterr().err
     assert main([*words, "--split", "train", "--resume"]) == 0
+    assert nothing not in capsys.readouterr().err
     assert main([*words, "--overwrite"]) == 0
     assert not (tmp_path / "run" / "best.safetensors").exists()
 

@@ -35,8 +35,8 @@ _inlined = numba.njit(inline="always")
 def largest(values: NDArray[np.float64], cuts: NDArray[np.float64], connectivity: int) -> NDArray[np.int64]:
     """Half-open boxes `(levels that occur, 4)` of the largest component of a map `(H, W)` above each rising cut."""
     levels, top = _levels(values, cuts)
-    steps, asked = _neighbours(connectivity, values.shape[1] + 2)
-    return _largest(levels, top, values.shape[1] + 2, steps, asked)
+    width = values.shape[1] + 2
+    return _grown(levels, top, width, _steps(connectivity, width), False)[0]
 
 
 def nodes(
@@ -44,13 +44,14 @@ def nodes(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Every component once: the level below its lowest, its highest level `(M,)`, half-open boxes `(M, 4)`."""
     levels, top = _levels(values, cuts)
-    steps, asked = _neighbours(connectivity, values.shape[1] + 2)
-    return _nodes(levels, top, values.shape[1] + 2, steps, asked)
+    width = values.shape[1] + 2
+    return _grown(levels, top, width, _steps(connectivity, width), True)[1:]
 
 
-def _neighbours(connectivity: int, width: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Steps to the ring in a flat map of that width; `_asked`."""
-    return np.array([row * width + column for row, column in RING]), _asked(connectivity)
+def _steps(connectivity: int, width: int) -> NDArray[np.int64]:
+    """`_asked` as steps in a flat map of that width, closed by 0."""
+    ring = np.array([row * width + column for row, column in RING] + [0])
+    return ring[_asked(connectivity)]
 
 
 @cache
@@ -118,9 +119,9 @@ def _levels(values: Floats, cuts: Floats) -> tuple[Integers, int]:
 
 
 @_compiled
-def _falling(levels: Integers, top: int, width: int) -> tuple[Integers, Integers, Integers]:
-    """Pixels of level ≥ 1 by falling level, in raster order within one, and their rows; where each level ends, from the
-    highest."""
+def _falling(levels: Integers, top: int, width: int) -> tuple[Integers, Integers, Integers, Integers]:
+    """Pixels of level ≥ 1 by falling level, in raster order within one; their rows; which neighbours come before each, a
+    bit each; where each level ends, from the highest."""
     ends = np.zeros(top + 1, np.int64)
     for level in levels:
         if level:
@@ -129,14 +130,30 @@ def _falling(levels: Integers, top: int, width: int) -> tuple[Integers, Integers
         ends[i + 1] += ends[i]
     place = ends[:-1].copy()
     order, rows = np.empty(ends[top], np.int32), np.empty(ends[top], np.int32)
-    for y in range(len(levels) // width):
-        for pixel in range(y * width, (y + 1) * width):
-            level = levels[pixel]
+    present, before = np.empty(ends[top], np.uint8), np.empty(width, np.uint8)
+    for y in range(1, len(levels) // width - 1):
+        start = y * width
+        above, here = levels[start - width : start], levels[start : start + width]
+        under = levels[start + width : start + 2 * width]
+        for x in range(1, width - 1):
+            level = here[x]
+            before[x] = (
+                (above[x - 1] >= level) * 1
+                | (above[x] >= level) * 2
+                | (above[x + 1] >= level) * 4
+                | (here[x + 1] > level) * 8
+                | (under[x + 1] > level) * 16
+                | (under[x] > level) * 32
+                | (under[x - 1] > level) * 64
+                | (here[x - 1] >= level) * 128
+            )
+        for x in range(1, width - 1):
+            level = here[x]
             if level:
                 at = place[top - level]
-                order[at], rows[at] = pixel, y
+                order[at], rows[at], present[at] = start + x, y, before[x]
                 place[top - level] = at + 1
-    return order, rows, ends
+    return order, rows, present, ends
 
 
 @_inlined
@@ -158,104 +175,66 @@ def _join(known: Integers, root: int, other: int) -> None:
     known[root, 5] = min(known[root, 5], known[other, 5])
 
 
-@_inlined
-def _add(
-    pixel: int,
-    y: int,
-    width: int,
-    parent: Integers,
-    known: Integers,
-    steps: Integers,
-    asked: Integers,
-    absorbed: Integers,
-) -> tuple[int, int]:
-    """Adds a pixel of row y to the forest: its root, and how many roots were `absorbed` by that."""
-    above, under = pixel - width, pixel + width
-    present = (
-        (1 if parent[above - 1] >= 0 else 0)
-        | (2 if parent[above] >= 0 else 0)
-        | (4 if parent[above + 1] >= 0 else 0)
-        | (8 if parent[pixel + 1] >= 0 else 0)
-        | (16 if parent[under + 1] >= 0 else 0)
-        | (32 if parent[under] >= 0 else 0)
-        | (64 if parent[under - 1] >= 0 else 0)
-        | (128 if parent[pixel - 1] >= 0 else 0)
-    )
-    x = pixel - y * width
-    gone = 0
-    if asked[present, 0] < 0:
-        root = pixel
-        known[root, 0], known[root, 1], known[root, 2], known[root, 3] = x, y, x, y
-        known[root, 4], known[root, 5] = 1, pixel
-    else:
-        root = _root(parent, pixel + steps[asked[present, 0]])
-        for i in range(1, 5):
-            if asked[present, i] < 0:
-                break
-            other = _root(parent, pixel + steps[asked[present, i]])
-            if other != root:
-                if known[other, 4] > known[root, 4]:
-                    root, other = other, root
-                parent[other] = root
-                _join(known, root, other)
-                absorbed[gone] = other
-                gone += 1
-        known[root, 0] = min(known[root, 0], x)
-        known[root, 1] = min(known[root, 1], y)
-        known[root, 2] = max(known[root, 2], x)
-        known[root, 3] = max(known[root, 3], y)
-        known[root, 4] += 1
-        known[root, 5] = min(known[root, 5], pixel)
-    parent[pixel] = root
-    return root, gone
-
-
 @_compiled
-def _largest(levels: Integers, top: int, width: int, steps: Integers, asked: Integers) -> Integers:
-    order, rows, ends = _falling(levels, top, width)
-    parent = np.full(len(levels), -1, np.int32)
+def _grown(
+    levels: Integers, top: int, width: int, steps: Integers, every: bool
+) -> tuple[Integers, Integers, Integers, Integers]:
+    """What `largest` gives; and if `every`, what `nodes` gives, else nothing. One function: passing the arrays of the forest
+    on for each pixel takes as long as all the rest."""
+    order, rows, present, ends = _falling(levels, top, width)
+    parent = np.empty(len(levels), np.int32)
     known = np.empty((len(levels), BOX), np.int32)
-    absorbed = np.empty(4, np.int32)
-    boxes = np.empty((top, 4), np.int64)
+    largest = np.empty((top, 4), np.int64)
     best, area, first = 0, 0, 0
-    for i in range(top):
-        for j in range(ends[i], ends[i + 1]):
-            root, _ = _add(order[j], rows[j], width, parent, known, steps, asked, absorbed)
-            # A component only grows, so what was once the largest is beaten by what it has become.
-            if known[root, 4] > area or (known[root, 4] == area and known[root, 5] < first):
-                best, area, first = root, known[root, 4], known[root, 5]
-        boxes[top - 1 - i] = known[best, :4]
-    boxes[:, :2] -= 1
-    return boxes
-
-
-@_compiled
-def _nodes(
-    levels: Integers, top: int, width: int, steps: Integers, asked: Integers
-) -> tuple[Integers, Integers, Integers]:
-    order, rows, ends = _falling(levels, top, width)
-    parent = np.full(len(levels), -1, np.int32)
-    known = np.empty((len(levels), BOX), np.int32)
-    absorbed = np.empty(4, np.int32)
-    node = np.full(len(levels), -1, np.int32)  # the last one of each root
-    below = np.zeros(len(order), np.int64)
-    highest = np.empty(len(order), np.int64)
-    boxes = np.empty((len(order), 4), np.int64)
-    changed = np.empty(len(order), np.int32)  # roots, at one level
+    most = len(order) if every else 0
+    node = np.full(len(levels) if every else 0, -1, np.int32)  # the last one of each root
+    below, highest, boxes = np.zeros(most, np.int64), np.empty(most, np.int64), np.empty((most, 4), np.int64)
+    changed = np.empty(most, np.int32)  # roots, at one level
     count = 0
     for i in range(top):
         level, several = top - i, 0
         for j in range(ends[i], ends[i + 1]):
-            root, gone = _add(order[j], rows[j], width, parent, known, steps, asked, absorbed)
-            for k in range(gone):
-                if 0 <= node[absorbed[k]] < count:
-                    below[node[absorbed[k]]] = level
-            if node[root] < count:  # its first change at this level
+            pixel, y, around = order[j], rows[j], present[j]
+            x, root = pixel - y * width, pixel
+            if steps[around, 0] == 0:
+                known[root, 0], known[root, 1], known[root, 2], known[root, 3] = x, y, x, y
+                known[root, 4], known[root, 5] = 1, pixel
+            else:
+                root = _root(parent, pixel + steps[around, 0])
+                for k in range(1, 5):
+                    if steps[around, k] == 0:
+                        break
+                    other = _root(parent, pixel + steps[around, k])
+                    if other == root:
+                        continue
+                    if known[other, 4] > known[root, 4]:
+                        root, other = other, root
+                    parent[other] = root
+                    _join(known, root, other)
+                    if every and 0 <= node[other] < count:
+                        below[node[other]] = level
+                if x < known[root, 0]:
+                    known[root, 0] = x
+                if y < known[root, 1]:
+                    known[root, 1] = y
+                if x > known[root, 2]:
+                    known[root, 2] = x
+                if y > known[root, 3]:
+                    known[root, 3] = y
+                if pixel < known[root, 5]:
+                    known[root, 5] = pixel
+                known[root, 4] += 1
+            parent[pixel] = root
+            # A component only grows, so what was once the largest is beaten by what it has become.
+            if known[root, 4] > area or (known[root, 4] == area and known[root, 5] < first):
+                best, area, first = root, known[root, 4], known[root, 5]
+            if every and node[root] < count:  # its first change at this level
                 if node[root] >= 0:
                     below[node[root]] = level
                 node[root] = count
                 changed[several] = root
                 several += 1
+        largest[top - 1 - i] = known[best, :4]
         for k in range(several):
             root = changed[k]
             if parent[root] == root:  # those absorbed since are no component of their own
@@ -263,5 +242,6 @@ def _nodes(
                 highest[count] = level
                 boxes[count] = known[root, :4]
                 count += 1
+    largest[:, :2] -= 1
     boxes[:count, :2] -= 1
-    return below[:count], highest[:count], boxes[:count]
+    return largest, below[:count], highest[:count], boxes[:count]

@@ -5,10 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from time import perf_counter
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from camlucida.maps.schedule import Listener, Work
+
+
+NOTICED = 1.0  # seconds a picture; of less nothing is said
 
 
 class Moved(Protocol):
@@ -53,26 +57,36 @@ def bar(what: str, total: int) -> Iterator[Moved]:
 
 @contextmanager
 def of_maps() -> Iterator[Listener]:
-    """A listener for `maps.schedule`: says once what each method costs, before it runs, and draws how far it is, behind
-    the bar that is shown or on one of its own; on a terminal only."""
+    """A listener for `maps.schedule`: says once what each method costs, before it runs in forward passes and after its
+    first chunk in seconds, and draws how far it is, behind the bar that is shown or on one of its own; on a terminal
+    only."""
     said: set[str] = set()
+    timed: set[str] = set()
     alone: Moved | None = None
-    before = 0
+    before, began = 0, 0.0
     with ExitStack() as own:
 
         def hear(work: Work, done: int) -> None:
-            nonlocal alone, before
+            nonlocal alone, before, began
             if not sys.stderr.isatty():
                 return
             if done == 0:
                 own.close()
-                alone, before = None, 0
+                alone, before, began = None, 0, perf_counter()
                 if work.what not in said:
                     said.add(work.what)
                     print(work, file=sys.stderr)
                 if work.copies and not _shown:
                     alone = own.enter_context(bar(work.what, work.copies))
-            elif alone is not None:
+                return
+            if work.what not in timed:
+                timed.add(work.what)
+                seconds = (perf_counter() - began) * work.copies / done / work.pictures
+                if done < work.copies and seconds >= NOTICED:
+                    from camlucida.report.explain_cost import duration
+
+                    print(f"{work.what}: ≈ {duration(seconds)} a picture", file=sys.stderr)
+            if alone is not None:
                 alone(done - before)
                 before = done
             elif _shown:

@@ -82,7 +82,7 @@ class Options:
     tensorboard: bool = False
     """Also write the curves for TensorBoard, to DIR/tensorboard."""
     resume: bool = False
-    """Go on from the last checkpoint in --out."""
+    """Go on from the last checkpoint in --out; where there is none, it says so and starts from the beginning."""
     overwrite: bool = False
     """Start again although --out holds a run."""
 
@@ -120,6 +120,8 @@ def run(options: Options, command: Sequence[str]) -> int:
             distribute.precision_of(recipe.precision, options.accelerator),
         )
         if first:
+            if options.resume and not (out / "checkpoints" / "last.ckpt").is_file():
+                print(f"--resume: no checkpoint in {out}, the run starts from the beginning", file=sys.stderr)
             _prepare(out, recipe, options)
         with _asked_to_stop() as stop:
             events = loop.train(

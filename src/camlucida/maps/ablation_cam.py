@@ -64,7 +64,7 @@ class AblationCAM:
             weights = lost.new_zeros(*cells.shape[:2], y.shape[1])
             weights.scatter_(1, chosen[..., None].expand_as(lost), lost)
             values = torch.einsum("nck,nc...->nk...", weights, cells)
-            grid = found.grid(layer, tuple(batch.pixels.shape[2:]))
+            grid = layer.grid(tuple(batch.pixels.shape[2:]))
         return HeatMaps(
             values.relu() if self.relu else values, clean.bound.classes, y, grid, batch.views, "ablation-cam",
             clean.bound.words, layer.name, logits=clean.logits,

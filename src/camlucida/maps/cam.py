@@ -70,7 +70,7 @@ class CAM:
             values = weights @ (features.flatten(2) + (0 if self.differentiable else shift[..., None]))
         return HeatMaps(
             values.unflatten(2, features.shape[2:]), run.bound.classes, run.scores.detach(),
-            found.grid(replace(layer, size=tuple(features.shape[2:])), tuple(batch.pixels.shape[2:])), batch.views, "cam", run.bound.words,
+            replace(layer, size=tuple(features.shape[2:])).grid(tuple(batch.pixels.shape[2:])), batch.views, "cam", run.bound.words,
             layer.name, logits=run.logits,
         )  # fmt: skip
 

@@ -69,7 +69,7 @@ class Captum:
         ones = (1.0,) * len(view)
         grid = Grid(view, tuple(o / 2 for o in ones), ones, ones)
         if to_layer is not None:
-            grid = network.structure(batch.pixels).grid(to_layer, view)
+            grid = to_layer.grid(view)
         return HeatMaps(
             torch.stack(maps, 1), fixed.bound.classes, scores, grid, batch.views,
             f"captum {self.attribution}", fixed.bound.words,

@@ -139,7 +139,7 @@ class GradientMethod:
             at = run.at if self.differentiable else run.at.detach()
             activations = precise(layer.cells(at), self.differentiable)
             values, dead = self._maps(network, batch, layer, run, activations)
-            grid = network.structure(batch.pixels).grid(layer, tuple(batch.pixels.shape[2:]))
+            grid = layer.grid(tuple(batch.pixels.shape[2:]))
         return HeatMaps(
             values, run.bound.classes, run.scores.detach(), grid, batch.views,
             self.name, self.words(run.bound.words), layer.name, logits=run.logits, no_gradient=dead,

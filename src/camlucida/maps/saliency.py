@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from camlucida import taps
 from camlucida.errors import UsageError
-from camlucida.maps.gradients import Scored, scored
+from camlucida.maps.gradients import Scored, check_differentiable, scored
 from camlucida.networks.network import Network
 from camlucida.targets import ClassTarget, Target
 from camlucida.values import Batch, Grid, HeatMaps
@@ -25,11 +25,14 @@ class Saliency:
 
     `blur`: σ of a Gaussian over the map, in pixels of a view whose shorter side is 224 (other views in
     proportion), cut off at 4 σ, edges mirrored; 0: none. `blur=4` with `FractionOfMax` is the simple fallback to the
-    graph cut. Costs one forward pass and, per target, one backward pass through the whole network. Raises
+    graph cut. `differentiable=True` keeps the graph, for maps inside a training loss: `values` then has gradients with
+    respect to pixels and parameters (with respect to pixels 0 where the network is linear in pieces: ReLU and pooling;
+    float64 stays float64). Costs one forward pass and, per target, one backward pass through the whole network. Raises
     LayerError where no gradient reaches the pixels.
     """
 
     blur: float = 0.0
+    differentiable: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         if not 0 <= self.blur <= SIDE:
@@ -42,10 +45,12 @@ class Saliency:
 
     def gradients(self, network: Network, batch: Batch, target: Target) -> tuple[Tensor, Scored]:
         """∂S/∂I with its sign, `(N, K, C, *view)` float32."""
+        check_differentiable(self.differentiable)
         with taps.borrowed(network.module):
             run = scored(
                 network, batch, target, taps.PIXELS, "the pixels",
                 "the network cuts it off (no_grad, detach, rounding): use cl.Occlusion()",
+                differentiable=self.differentiable,
             )  # fmt: skip
             return torch.stack(list(run.gradients()), 1), run
 

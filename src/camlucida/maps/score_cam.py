@@ -66,7 +66,7 @@ class ScoreCAM:
             weights = scores.new_zeros(*cells.shape[:2], scores.shape[2])
             weights.scatter_(1, chosen[..., None].expand_as(scores), self._weights(clean, scores, live))
             values = torch.einsum("nck,nc...->nk...", weights, cells)
-            grid = network.structure(batch.pixels).grid(layer, tuple(batch.pixels.shape[2:]))
+            grid = layer.grid(tuple(batch.pixels.shape[2:]))
         return HeatMaps(
             values.relu() if self.relu else values, clean.bound.classes, clean.scores, grid, batch.views,
             "score-cam", clean.bound.words, layer.name, logits=clean.logits,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from camlucida import taps
 from camlucida.errors import UsageError
 from camlucida.maps.catalogue import Method, Reconstructor, any_method
 from camlucida.maps.deconvnet import DeconvNet
+from camlucida.maps.gradients import check_differentiable
 from camlucida.maps.saliency import Saliency
 from camlucida.networks.network import Network
 from camlucida.targets import Bound, ClassTarget, Output, Target
@@ -29,7 +30,9 @@ class SmoothGrad:
     largest magnitude over the channels is taken; for a method of RECONSTRUCTIONS the result is a Reconstruction.
 
     The target (the predicted class, a unit's strongest position) is that of the clean picture, and so are `scores` and
-    `logits`. `seed` alone fixes the noise: the same for every picture of a batch. Costs n times what `of` costs.
+    `logits`. `seed` alone fixes the noise: the same for every picture of a batch. `differentiable=True` makes `of` so:
+    the mean has the graph of every copy, whose noise grows with the picture's range. Costs n times what `of` costs;
+    differentiable, n times its memory too.
     """
 
     of: str | Method | Reconstructor = "saliency"
@@ -37,28 +40,40 @@ class SmoothGrad:
     sigma: float = 0.15
     mean: Literal["signed", "absolute", "squared"] = "signed"
     seed: int = 0
+    differentiable: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         if self.n < 1 or not 0 <= self.sigma < float("inf"):
             raise UsageError("SmoothGrad", got=f"n {self.n}, sigma {self.sigma}", allowed="n ≥ 1, sigma ≥ 0")
         if self.mean not in ("signed", "absolute", "squared"):
             raise UsageError("SmoothGrad.mean", got=repr(self.mean), allowed="signed | absolute | squared")
-        if isinstance(self.method, (SmoothGrad, DeconvNet)):
+        if isinstance(self._of, (SmoothGrad, DeconvNet)):
             raise UsageError(
                 "SmoothGrad.of",
-                got=type(self.method).__name__,
+                got=type(self._of).__name__,
                 allowed="what is made of gradients: saliency, guided-backprop, guided-grad-cam, grad-cam …",
+            )
+        if self.differentiable and "differentiable" not in {one.name for one in fields(self._of)}:
+            raise UsageError(
+                "SmoothGrad(differentiable=True)",
+                got=f"of {type(self._of).__name__}",
+                allowed="of a method with differentiable=True: saliency, grad-cam …",
             )
 
     @property
     def method(self) -> Method | Reconstructor:
         """What is averaged."""
+        return replace(self._of, differentiable=True) if self.differentiable else self._of
+
+    @property
+    def _of(self) -> Any:
         return any_method(self.of) if isinstance(self.of, str) else self.of
 
     def __call__(
         self, network: Network, batch: Batch | Tensor, target: Target | None = None
     ) -> HeatMaps | Reconstruction:
         batch = Batch.of(batch)
+        check_differentiable(self.differentiable)
         method = self.method
         fixed, scores, logits = on_clean(network, batch, target or ClassTarget.predicted())
         total: Tensor | float = 0.0

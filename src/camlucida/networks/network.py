@@ -152,8 +152,9 @@ class Network(Shown):
         return self.structure(pixels)
 
     def _forget_if_changed(self) -> None:
-        weights = [*self.module.parameters(), *self.module.buffers()]
-        state = tuple((id(t), object() if t.is_inference() else t._version, t.data_ptr()) for t in weights)
+        modules = taps.parts(self.module)
+        weights = [*taps.parameters(modules), *taps.buffers(modules)]
+        state = [(id(t), object() if t.is_inference() else t._version, t.data_ptr()) for t in weights]
         if self._structures.get("state") != state:
             self._structures.clear()
             self._kept.clear()

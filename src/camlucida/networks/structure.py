@@ -53,6 +53,12 @@ class Layer(Shown):
         tokens = tensor[:, self.prefix : self.prefix + math.prod(self.size)]
         return tokens.movedim(-1, 1).unflatten(2, self.size)
 
+    def grid(self, view: tuple[int, ...]) -> Grid:
+        """Where its cells lie in a view of that size."""
+        stretched = tuple(v / s for v, s in zip(view, self.size, strict=True))
+        offset = self.offset or tuple(s / 2 for s in stretched)
+        return Grid(view, offset, self.stride or stretched, self.receptive_field or tuple(map(float, view)))
+
     def _facts(self) -> Iterable[tuple[str, object]]:
         yield "name", self.name
         yield "channels", self.channels
@@ -129,11 +135,6 @@ class Structure:
     layers: tuple[Layer, ...]
     features: Layer | None
     head: Head | None
-
-    def grid(self, layer: Layer, view: tuple[int, ...]) -> Grid:
-        stretched = tuple(v / s for v, s in zip(view, layer.size, strict=True))
-        offset = layer.offset or tuple(s / 2 for s in stretched)
-        return Grid(view, offset, layer.stride or stretched, layer.receptive_field or tuple(map(float, view)))
 
 
 def read(trace: Trace, logits: Tensor) -> Structure:

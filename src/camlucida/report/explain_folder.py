@@ -20,7 +20,7 @@ from camlucida.report import figures
 from camlucida.report.explain import Cell, Explained
 from camlucida.report.explain_page import MEANING, captioned, entry, page, sheet
 from camlucida.report.explain_sheet import contact_sheet, summary
-from camlucida.report.save import _text
+from camlucida.report.writing import utf8
 
 SCHEMA_VERSION = 1
 TOOL = "camlucida explain"
@@ -41,7 +41,7 @@ def table(one: Explained, stem: str, limits: Callable[[Cell], tuple[float, float
             finite = raw is not None and bool(np.isfinite(raw).all())
             rows.append(
                 {
-                    "path": _text(one.source.name), "width": one.size.width, "height": one.size.height,
+                    "path": utf8(one.source.name), "width": one.size.width, "height": one.size.height,
                     "class_index": row.index, "class_id": row.label.id, "class_name": row.label.name,
                     "probability": None if row.probability is None else _number(row.probability), "logit": _number(row.logit),
                     "method": cell.method, "layer": cell.layer, "target": cell.target, "score": _number(cell.score),
@@ -112,7 +112,7 @@ class Folder:
         files = ["explain.html", "maps.npz", *sheets, *(cell["overlay"] for cell in every)]
         manifest = {
             **self.manifest,
-            "rejected": [{"path": _text(p), "reason": _text(r)} for p, r in rejected],
+            "rejected": [{"path": utf8(p), "reason": utf8(r)} for p, r in rejected],
             "summary": dict(Counter(cell["status"] for cell in every)),
             "cells": every,
         }

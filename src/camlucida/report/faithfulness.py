@@ -31,8 +31,8 @@ from camlucida.images.sources import Source
 from camlucida.networks.cards import Card
 from camlucida.networks.network import Network
 from camlucida.report import figures, page
-from camlucida.report import save as saving
 from camlucida.report.faithfulness_curves import curve_svg, legend
+from camlucida.report.writing import replacing
 
 PAGE, PARTS = "report.html", "faithfulness-parts"
 LONGEST = 320  # pixels of the longer side of a picture on the page
@@ -109,7 +109,7 @@ class Parts:
             }  # fmt: skip
             table = pyarrow.Table.from_pylist([asdict(row) for row in part.rows], PART_SCHEMA)
             table = table.replace_schema_metadata({b"camlucida": json.dumps(said).encode()})
-            with saving.replacing(self._file(self.pictures)) as temporary:
+            with replacing(self._file(self.pictures)) as temporary:
                 pyarrow.parquet.write_table(table, temporary)
         self.rows += part.rows
         self.rejected += part.rejected
@@ -173,7 +173,7 @@ def save(
         "probability": [r.probability for r in rows], "method": [r.method for r in rows], "metric": [r.metric for r in rows],
         "value": [r.value for r in rows], "curve": [r.curve for r in rows],
     }  # fmt: skip
-    with saving.replacing(folder / "faithfulness.parquet") as temporary:
+    with replacing(folder / "faithfulness.parquet") as temporary:
         pyarrow.parquet.write_table(pyarrow.table(columns, schema=SCHEMA), temporary)
     stream = io.StringIO()
     csv.writer(stream, lineterminator="\n").writerows([("path", "reason"), *rejected])
@@ -182,7 +182,7 @@ def save(
         PAGE: write(report, shown, rejected),
     }  # fmt: skip
     for name, text in texts.items():
-        with saving.replacing(folder / name) as temporary:
+        with replacing(folder / name) as temporary:
             temporary.write_text(text, encoding="utf-8", errors="replace")
 
 

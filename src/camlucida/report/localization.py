@@ -19,7 +19,7 @@ from camlucida.evaluate.judge import CURVE, LEVELS
 from camlucida.evaluate.predictions import utf8
 from camlucida.evaluate.tally import CENTRED, GAUSSIAN, NETWORK, RANDOM, WHOLE, Tally, title
 from camlucida.report import page
-from camlucida.report import save as saving
+from camlucida.report.writing import replacing
 
 PAGE = "report.html"
 COLOURS = {
@@ -94,12 +94,12 @@ def save(report: dict[str, Any], tally: Tally, shown: Sequence[dict[str, Any]], 
         _write(folder / "curve.csv", stream.getvalue())
     rows = [*_picture_rows(report, tally)]
     table = pyarrow.Table.from_pylist(rows)
-    with saving.replacing(folder / "pictures.parquet") as temporary:
+    with replacing(folder / "pictures.parquet") as temporary:
         pyarrow.parquet.write_table(table, temporary)
 
 
 def _write(file: Path, text: str) -> None:
-    with saving.replacing(file) as temporary:
+    with replacing(file) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="replace")
 
 

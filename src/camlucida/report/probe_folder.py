@@ -17,7 +17,7 @@ from PIL import Image
 
 from camlucida.errors import UsageError
 from camlucida.report import figures
-from camlucida.report.save import _text, replacing, writable
+from camlucida.report.writing import replacing, utf8, writable
 
 SCHEMA_VERSION = 1
 TOOL = "camlucida probe"
@@ -85,7 +85,7 @@ class ProbeFolder:
         writer = csv.DictWriter(stream, list(rows[0]) if rows else [], lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-        return self.write(f"{name}.csv", _text(stream.getvalue()).encode())
+        return self.write(f"{name}.csv", utf8(stream.getvalue()).encode())
 
     def arrays(self, name: str, arrays: Mapping[str, NDArray]) -> str:
         """Arrays → `NAME.npz`."""
@@ -98,7 +98,7 @@ class ProbeFolder:
         from camlucida.report import probe_page
 
         if rejected:
-            self.table("rejected", [{"path": _text(p), "reason": _text(r)} for p, r in rejected])
+            self.table("rejected", [{"path": utf8(p), "reason": utf8(r)} for p, r in rejected])
         text = probe_page.write(page, self.kind, self.command, rejected)
         self.write(PAGE, text.encode("utf-8", "replace"))
         for name in set(self.earlier) - set(self.files) - {MANIFEST}:

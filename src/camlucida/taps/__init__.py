@@ -6,8 +6,9 @@ from camlucida.taps.footprint import Footprint
 from camlucida.taps.rectifying import rectified
 from camlucida.taps.running import PIXELS, Point, Run, run, watched
 from camlucida.taps.tracing import OPAQUE, Operation, Trace, Value, trace
+from camlucida.taps.walking import buffers, parameters, parts
 
 __all__ = [
-    "OPAQUE", "PIXELS", "Constants", "Footprint", "Operation", "Point", "Run", "Trace", "Value", "borrowed", "channels_last",
-    "constants", "lent", "rectified", "run", "trace", "watched",
+    "OPAQUE", "PIXELS", "Constants", "Footprint", "Operation", "Point", "Run", "Trace", "Value", "borrowed", "buffers", "channels_last",
+    "constants", "lent", "parameters", "parts", "rectified", "run", "trace", "watched",
 ]  # fmt: skip

@@ -8,13 +8,16 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import nn
 
+from camlucida.taps.walking import parameters, parts
+
 
 @contextmanager
 def borrowed(module: nn.Module) -> Iterator[None]:
     """The module in eval mode and not compiled, gradients off, outside inference mode and autocast (a network has
     a precision of its own); afterwards modes and random state are as before."""
-    modes = [(m, m.training) for m in module.modules()]
-    found = {p.device for p in module.parameters()}
+    modules = parts(module)
+    modes = [(m, m.training) for m in modules]
+    found = {p.device for p in parameters(modules)}
     devices = sorted({device.index or 0 for device in found if device.type == "cuda"})
     kinds = {"cpu", *(device.type for device in found if device.type != "meta")}
     with ExitStack() as stack:
@@ -24,7 +27,7 @@ def borrowed(module: nn.Module) -> Iterator[None]:
         for kind in kinds:
             if torch.is_autocast_enabled(kind):
                 stack.enter_context(torch.autocast(kind, enabled=False))
-        if any(getattr(m, "_compiled_call_impl", None) or hasattr(m, "_orig_mod") for m, _ in modes):
+        if any(getattr(m, "_compiled_call_impl", None) or "_orig_mod" in m._modules for m in modules):
             stack.enter_context(torch.compiler.set_stance("force_eager"))  # compiled code runs no hooks
         try:
             for m, training in modes:
@@ -56,7 +59,7 @@ def lent(module: nn.Module) -> Iterator[None]:
     """For code of others: the hooks and attributes that it leaves on the module or its parts go when it is done."""
     before = [
         (vars(m), set(vars(m)), {n: dict(hooks) for n, hooks in vars(m).items() if "_hooks" in n and hooks is not None})
-        for m in module.modules()
+        for m in parts(module)
     ]  # fmt: skip
     try:
         yield

@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from camlucida.errors import LayerError, UnsupportedError, nearest
 from camlucida.taps.tensors import tensors
+from camlucida.taps.walking import buffers, parameters, parts
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,9 @@ def watched(
     the function, and on from there (the number of rows may change).
     """
     tapped: dict[Point, Tensor] = {}
-    if gradient_at is not None and any(t.is_inference() for t in [*module.parameters(), *module.buffers()]):
+    modules = parts(module) if gradient_at is not None else []
+    weights = parameters(modules)
+    if any(t.is_inference() for t in [*weights, *buffers(modules)]):
         raise UnsupportedError(
             "gradients through weights that were made in inference mode",
             do="build or load the network outside torch.inference_mode(), or use a method without gradients: "
@@ -86,14 +89,11 @@ def watched(
         return value.clone()
 
     with ExitStack() as stack:
-        if (
-            gradient_at is not None
-        ):  # a `no_grad` inside the module's forward may end after the tap, so gradients are
-            for (
-                p
-            ) in module.parameters():  # on all the way, and frozen parameters keep the trunk without a graph
-                if p.requires_grad and p.is_leaf and not keep_graph:
-                    stack.callback(p.requires_grad_(False).requires_grad_, True)
+        if gradient_at is not None:
+            # a `no_grad` inside the module's forward may end after the tap, so gradients are on all the way, and frozen
+            # parameters keep the trunk without a graph
+            if not keep_graph:
+                stack.enter_context(_frozen([p for p in weights if p.requires_grad and p.is_leaf]))
             torch.set_grad_enabled(True)
         if gradient_at == PIXELS:
             stack.enter_context(_GradientsOn())
@@ -104,6 +104,17 @@ def watched(
         if functions:
             stack.enter_context(_FunctionTap({(p.name, p.call): p for p in functions}, capture))
         yield tapped
+
+
+@contextmanager
+def _frozen(weights: Sequence[Tensor]) -> Iterator[None]:
+    try:
+        for weight in weights:
+            weight.requires_grad_(False)
+        yield
+    finally:
+        for weight in weights:
+            weight.requires_grad_(True)
 
 
 def _module_hook(points: dict[int, Point], capture: Callable[[Point, Any], Tensor]) -> Callable:
@@ -192,7 +203,8 @@ def run(
 
 
 def _submodule(module: nn.Module, name: str) -> nn.Module:
-    modules = dict(module.named_modules())
-    if name not in modules:
-        raise LayerError(f"layer {name!r} does not exist", do=nearest(name, [n for n in modules if n]))
-    return modules[name]
+    try:
+        return module.get_submodule(name)
+    except AttributeError:
+        names = [n for n, _ in module.named_modules() if n]
+        raise LayerError(f"layer {name!r} does not exist", do=nearest(name, names)) from None
