@@ -265,7 +265,8 @@ def _page(
     how = (
         "Strongest first, with the activation; equal ones in the order of the pictures. A patch is the part of the picture that the cell "
         "sees, as the network was shown it; what lies beyond its borders has the mean colour. Below it its projection by deconvnet: "
-        "each is scaled by itself, zero is mid-grey. Patches lead to the pictures."
+        "each is scaled by itself, zero is mid-grey. Where nothing is max-pooled on the way "
+        "down, no switch of the picture enters it: it is the unit’s own, the same in every picture. Patches lead to the pictures."
     )  # fmt: skip
     folder_rows = sheets.rows(net, layers, sources, found, options.view)
     sheets.parquet(folder, "top", folder_rows)
@@ -289,25 +290,23 @@ def _page(
 
 
 def _finding(measured: dict[str, Measured]) -> str:
-    """In words: the deepest layer's figures, and how the first layer's differ."""
+    """In words: in how many layers projections are more alike than patches, and the deepest layer's figures."""
     pairs = [*measured.items()]
     (first, shallow), (last, deep) = pairs[0], pairs[-1]
-    if deep.projections is None or deep.patches is None:
-        said = f"The patches of a unit of {last} correlate {_number(deep.patches)} with one another" + (
-            "; there are no projections to compare." if deep.projections is None else "."
-        )
+    compared = [one for one in measured.values() if one.patches is not None and one.projections is not None]
+    less = sum((one.projections or 0) > (one.patches or 0) for one in compared)
+    if not compared:
+        said = f"There are no projections to compare with the patches; those of a unit of {last} correlate {_number(deep.patches)} with one another."  # fmt: skip
     else:
-        less = deep.projections > deep.patches
-        said = (
-            f"The projections of a unit of {last} correlate {_number(deep.projections)} with one another, its patches "
-            f"{_number(deep.patches)}: the projections vary {'less' if less else 'no less'} than the patches."
-        )
+        among = f"in {less} of {len(compared)} layers" if len(compared) > 1 else "" if less else "no"
+        start = "The projections of a unit vary no less than its patches" if among == "no" else f"The projections of a unit vary less than its patches{' ' * bool(among)}{among}"  # fmt: skip
+        said = f"{start}: those of {last} correlate {_number(deep.projections)} with one another, the patches {_number(deep.patches)}."
         if deep.between is not None:
-            said += f" Those of different units correlate {_number(deep.between)}."
+            said += f" Projections of different units correlate {_number(deep.between)}."
     if deep.folder is not None and deep.chance is not None:
-        said += f" Of its pictures {100 * deep.folder:.0f} % come from one folder (by chance {100 * deep.chance:.0f} %)"
+        said += f" Of the strongest pictures of a unit of {last} {100 * deep.folder:.0f} % lie in one folder (by chance {100 * deep.chance:.0f} %)"
         said += (
-            f"; in {first} {100 * shallow.folder:.0f} %."
+            f", of {first} {100 * shallow.folder:.0f} %."
             if first != last and shallow.folder is not None
             else "."
         )

@@ -201,11 +201,11 @@ def sheets(
         ]
         links = [folder.picture(names[picture], seen(picture)) for _, picture, _ in places]
         words = [
-            f"rank {i}, activation {v:.3g}, {PurePosixPath(sources[p].relative).name}"
+            f"rank {i}, activation {_short(v)}, {PurePosixPath(sources[p].relative).name}"
             for i, (v, p, _) in enumerate(places, 1)
         ]
         strips.append(Strip(
-            [Patch(a, f"patch of {layer.name} unit {unit}, {w}", f"{v:.3g}", link) for a, w, (v, _, _), link in zip(patches, words, places, links, strict=True)],
+            [Patch(a, f"patch of {layer.name} unit {unit}, {w}", _short(v), link) for a, w, (v, _, _), link in zip(patches, words, places, links, strict=True)],
             f"{layer.name}, unit {unit}", size="small",
         ))  # fmt: skip
         alike["patches"].append(likeness(patches, where))
@@ -259,6 +259,10 @@ def _projected(
 def _grey(values: NDArray) -> NDArray[np.uint8]:
     scaled = values / (2 * (np.abs(values).max() or 1.0))
     return render.as_rgb(np.moveaxis(0.5 + np.nan_to_num(scaled), -1, 0))
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
