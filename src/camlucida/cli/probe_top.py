@@ -27,6 +27,7 @@ from camlucida.cli import probing
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from camlucida.errors import UsageError
     from camlucida.images.sources import Source
     from camlucida.networks.network import Network
     from camlucida.networks.structure import Layer
@@ -71,6 +72,7 @@ def run(options: Options, command: Sequence[str]) -> int:
     from camlucida import report
     from camlucida.cli import choices
     from camlucida.errors import UsageError
+    from camlucida.probes import RunningTop
     from camlucida.report import probe_top as sheets
     from camlucida.report.probe_folder import ProbeFolder
 
@@ -91,29 +93,38 @@ def run(options: Options, command: Sequence[str]) -> int:
         raise UsageError(
             "probe top", got=f"cells over {len(layers[0].size)} axes", allowed="networks of pictures"
         )
+    if len(sources) < options.k:
+        raise _few(options.k, f"{len(sources)} pictures")
+    for one in layers:  # a wrong word is said now, not after the pass
+        sheets.units_of(options.units, RunningTop.empty(one.channels, 1), one.name)
     settings = _settings(options, net, layers, sources)
+    joined = _joined([Path(one) for one in options.join], settings, options.part) if options.join else None
     with report.alone(options.out):
         folder = ProbeFolder.open(
             options.out, "top", command, overwrite=options.overwrite, resume=options.resume
         )
         if options.overwrite:
             (folder.folder / f"{sheets.STATE}.npz").unlink(missing_ok=True)
-        if options.join:
-            found = _joined([Path(one) for one in options.join], settings, options.part)
-            sheets.save_state(folder, {**settings, "shard": "1/1"}, found)
-        else:
-            found = _passed(options, net, layers, sources, settings, share, folder)
+        if joined is not None:
+            sheets.save_state(folder, {**settings, "shard": "1/1"}, joined)
+        found = joined or _passed(options, net, layers, sources, settings, share, folder)
         rejected = [(path, reason) for _, path, reason in found.rejected]
         if share[1] > 1:
             return _ended(options, folder, net, found, len(sources), rejected)
         usable = len(sources) - len({number for number, _, _ in found.rejected})
         if usable < options.k:
             reason = f"; {rejected[0][0]}: {rejected[0][1]}" if rejected else ""
-            raise UsageError(f"the {options.k} strongest pictures of a unit", got=f"{usable} usable pictures{reason}", do="give more, or a smaller --k")  # fmt: skip
+            raise _few(options.k, f"{usable} usable pictures{reason}")
         page, figures = _page(options, folder, net, layers, sources, found)
-    if others:
-        print(f"{others} other files passed over", file=sys.stderr)
-    return probing.finish(options, folder, page, net, figures, page.finding, rejected)
+        if others:
+            print(f"{others} other files passed over", file=sys.stderr)
+        return probing.finish(options, folder, page, net, figures, page.finding, rejected)
+
+
+def _few(k: int, got: str) -> UsageError:
+    from camlucida.errors import UsageError
+
+    return UsageError(f"the {k} strongest pictures of a unit", got=got, do="give more, or a smaller --k")
 
 
 def _share(shard: str | None) -> tuple[int, int]:
