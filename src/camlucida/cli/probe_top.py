@@ -250,7 +250,7 @@ def _page(
     with progress.bar("units", sum(map(len, units.values()))) as bar:
         for layer in layers:
             strips, one = sheets.sheets(
-                net, layer, units[layer.name], sources, found, options.view, folder, names
+                net, layer, units[layer.name], sources, found, options.view, folder, names, options.max_pixels
             )
             bar(len(units[layer.name]))
             measured[layer.name] = one
