@@ -1,5 +1,6 @@
 """Opening a network: what its units see, on any network and any pictures (ZF paper, section 4; CAM paper, section 5)."""
 
 from camlucida.probes.invariance import Invariance, invariance
+from camlucida.probes.top_activations import RunningTop, TopActivations, top_activations
 
-__all__ = ["Invariance", "invariance"]
+__all__ = ["Invariance", "RunningTop", "TopActivations", "invariance", "top_activations"]
