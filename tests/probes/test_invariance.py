@@ -65,7 +65,9 @@ def test_scale_doubles_about_the_centre():
     plane = torch.tensor(0.3 * (y - 19.5) - 0.2 * (x - 27.5))[None, None].float()
     np.testing.assert_allclose(apply("scale", plane, 2).numpy(), plane.numpy() / 2, atol=1e-5)
     ones = torch.ones(1, 1, 40, 56)
-    np.testing.assert_allclose(apply("scale", ones, 1.8).numpy(), ones.numpy(), atol=1e-6)  # nothing comes into the frame
+    np.testing.assert_allclose(
+        apply("scale", ones, 1.8).numpy(), ones.numpy(), atol=1e-6
+    )  # nothing comes into the frame
     small = apply("scale", ones, 0.5)
     assert small.sum() == pytest.approx(20 * 28, rel=0.02)
 
@@ -85,7 +87,9 @@ def test_distances_and_probabilities_by_a_slow_loop():
     module, given = fully_connected(), pixels(3)
     steps = (-60.0, 11.0, 0.0, 60.0)
     layers = ("features.0", "classifier.2")
-    found = invariance(cl.wrap(module), [given[:1], given[1:]], [4, 0, 2], layers, "vertical-shift", steps, batch=2)
+    found = invariance(
+        cl.wrap(module), [given[:1], given[1:]], [4, 0, 2], layers, "vertical-shift", steps, batch=2
+    )
     double = fully_connected().double().requires_grad_(False)
     vectors = np.zeros((3, 2), object)
     for p in range(3):
@@ -110,7 +114,9 @@ def test_distances_and_probabilities_by_a_slow_loop():
     assert found.layers == layers
 
 
-def result(distances: list[float], probabilities: list[float], amounts: tuple[float, ...], name: str) -> Invariance:
+def result(
+    distances: list[float], probabilities: list[float], amounts: tuple[float, ...], name: str
+) -> Invariance:
     """Of one picture with features of norm 2 at one layer."""
     return Invariance(
         name, amounts, ("a",), (0,), np.array([[distances]]), np.array([[2.0]]), np.array([probabilities]),
@@ -119,7 +125,9 @@ def result(distances: list[float], probabilities: list[float], amounts: tuple[fl
 
 
 def test_figures_of_a_curve_by_hand():
-    straight = result([0, 1, 2, 3, 4], [0.8, 0.6, 0.4, 0.2, 0.0], (1, 1.2, 1.4, 1.6, 1.8), "scale").movement(0)
+    straight = result([0, 1, 2, 3, 4], [0.8, 0.6, 0.4, 0.2, 0.0], (1, 1.2, 1.4, 1.6, 1.8), "scale").movement(
+        0
+    )
     assert dataclasses.astuple(straight) == pytest.approx((0.5 / 0.2, 0.1, 0.5, 2))
     jump = result([0, 4, 4, 4, 4], [0.8, 0.8, 0.8, 0.8, 0], (1, 1.2, 1.4, 1.6, 1.8), "scale")
     assert dataclasses.astuple(jump.movement(0)) == pytest.approx((10, 0.4, 0.875, 2))

@@ -96,7 +96,12 @@ def run(options: Options, command: Sequence[str]) -> int:
         report.sections(results, called, usable[0][1], truth, links[0]),
     )  # fmt: skip
     listed_claims = [{"claim": c, "measured": m, "holds": h} for c, m, h in report.claims(results)]
-    found: dict[str, Any] = {"pictures": len(usable), "class": truth, "transformations": figures, "claims": listed_claims}
+    found: dict[str, Any] = {
+        "pictures": len(usable),
+        "class": truth,
+        "transformations": figures,
+        "claims": listed_claims,
+    }
     return probing.finish(options, folder, page, net, found, finding, rejected)
 
 
@@ -147,7 +152,9 @@ def _curves(results: Sequence[Invariance], names: Sequence[str]) -> Iterable[dic
                     }  # fmt: skip
 
 
-def _probabilities(results: Sequence[Invariance], names: Sequence[str], net: Network) -> Iterable[dict[str, Any]]:
+def _probabilities(
+    results: Sequence[Invariance], names: Sequence[str], net: Network
+) -> Iterable[dict[str, Any]]:
     for one in results:
         for p, picture in enumerate(names):
             for a, amount in enumerate(one.amounts):
@@ -161,4 +168,9 @@ def _probabilities(results: Sequence[Invariance], names: Sequence[str], net: Net
 def _movement(figures: dict[str, Any]) -> Iterable[dict[str, Any]]:
     for name, one in figures.items():
         for layer, numbers in one["layers"].items():
-            yield {"transformation": name, "layer": layer, **numbers, "probability_kept": one["probability_kept"]}
+            yield {
+                "transformation": name,
+                "layer": layer,
+                **numbers,
+                "probability_kept": one["probability_kept"],
+            }

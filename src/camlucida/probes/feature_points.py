@@ -28,7 +28,9 @@ def feature_points(network: Network, pixels: Tensor, names: Sequence[str] | None
         return tuple(_named(network, name, shapes) for name in names)
     weighted = [one for one in trace.operations if one.base in WEIGHTED]
     if len(weighted) < 2:
-        raise LayerError("layers", got=f"a network with {len(weighted)} layers with weights", do="name a layer")
+        raise LayerError(
+            "layers", got=f"a network with {len(weighted)} layers with weights", do="name a layer"
+        )
     found = []
     for one in (weighted[1], weighted[-1]):
         made = [point for point, (value, _) in trace.modules.items() if value == one.inputs[0]]
@@ -46,7 +48,9 @@ def _named(network: Network, name: str, shapes: dict[Point, tuple[int, ...]]) ->
         raise LayerError(f"layer {name!r} runs {len(calls)} times", allowed=allowed)
     point = next((one for one in calls if not number or str(one.call + 1) == number), None)
     if point is None:
-        raise LayerError(f"layer {name!r} did not run, or gives no tensor", do="camlucida layers lists those that ran")
+        raise LayerError(
+            f"layer {name!r} did not run, or gives no tensor", do="camlucida layers lists those that ran"
+        )
     shape = shapes[point]
     if len(shape) < 2 or shape[0] != 1 or 0 in shape:  # of one picture
         raise LayerError(f"layer {name!r} has no units", got=f"an output of {' × '.join(map(str, shape))}")

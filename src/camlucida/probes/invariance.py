@@ -73,7 +73,9 @@ def _sampled(pixels: Tensor, matrix: tuple[tuple[float, float], tuple[float, flo
     )
     (a, b), (c, d) = matrix
     grid = torch.stack([(a * x + b * y) * 2 / width, (c * x + d * y) * 2 / height], -1).to(pixels)
-    return F.grid_sample(pixels, grid.expand(len(pixels), -1, -1, -1), "bilinear", "zeros", align_corners=False)
+    return F.grid_sample(
+        pixels, grid.expand(len(pixels), -1, -1, -1), "bilinear", "zeros", align_corners=False
+    )
 
 
 SHIFTS = tuple(float(a) for a in range(-60, 61, 4))
@@ -179,11 +181,15 @@ def invariance(
     `batch`: pictures a forward pass. Raises UsageError, LayerError; UnsupportedError for input that is not 2-D.
     """
     if transformation not in TRANSFORMATIONS:
-        raise UsageError("transformation", got=repr(transformation), do=nearest(transformation, TRANSFORMATIONS))
+        raise UsageError(
+            "transformation", got=repr(transformation), do=nearest(transformation, TRANSFORMATIONS)
+        )
     how = TRANSFORMATIONS[transformation]
     steps = tuple(float(a) for a in (how.amounts if amounts is None else amounts))
     if len(steps) < 2 or len(set(steps)) < len(steps) or not np.isfinite(steps).all():
-        raise UsageError("amounts", got=", ".join(f"{a:g}" for a in steps), allowed="two or more different numbers")
+        raise UsageError(
+            "amounts", got=", ".join(f"{a:g}" for a in steps), allowed="two or more different numbers"
+        )
     each = [one for given in pictures for one in _one_by_one(given)]
     if not each:
         raise UsageError("invariance", got="no picture")

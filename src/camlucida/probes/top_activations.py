@@ -25,6 +25,8 @@ from camlucida.values import Size, View
 
 PART = 512
 """Pictures a part of the run holds: what a kill loses at most, and what processes share out."""
+Heard = Callable[[str, Tensor, Sequence[int]], None]
+"""Told a layer's name, its activations `(N, units, *cells)` for some pictures, and the numbers of these."""
 
 
 @dataclass
@@ -140,16 +142,19 @@ def top_activations(
     part: int = PART,
     max_pixels: int = MAX_PIXELS,
     progress: Callable[[int], None] | None = None,
+    heard: Heard | None = None,
 ) -> TopActivations:
     """The k strongest places of every unit of the layers over `pictures`: `Source`s, paths, PIL pictures or arrays, which
     the results count from 0. Raises LayerError for a layer that is not there or has no cells, UsageError where there
     are fewer pictures than k.
 
     `view`: what the network sees of a picture, by its card: `card` or `whole`; `batch`: pictures a forward pass;
-    `workers`: threads that read ahead; `progress`: told how many pictures are done.
+    `workers`: threads that read ahead; `progress`: told how many pictures are done; `heard`: told the activations of every
+    batch.
     """
     each = parts(
         network, pictures, layers, k, view=view, batch=batch, workers=workers, part=part, max_pixels=max_pixels, progress=progress,
+        heard=heard,
     )  # fmt: skip
     return joined(network, layers, each, k)
 
@@ -167,6 +172,7 @@ def parts(
     max_pixels: int = MAX_PIXELS,
     only: Container[int] | None = None,
     progress: Callable[[int], None] | None = None,
+    heard: Heard | None = None,
 ) -> Iterator[Part]:
     """The pass of `top_activations` in its parts, each a fixed slice of the pictures whose result hangs on nothing but
     that slice and `batch`; `only`: these parts alone. One part is in memory at a time."""
@@ -200,11 +206,11 @@ def parts(
                 else:
                     waiting[read.shape].append((number, read))
                     if len(waiting[read.shape]) == batch:
-                        _look(network, found, waiting.pop(read.shape), made, pictures)
+                        _look(network, found, waiting.pop(read.shape), made, pictures, heard)
                 if progress:
                     progress(1)
             for rest in waiting.values():
-                _look(network, found, rest, made, pictures)
+                _look(network, found, rest, made, pictures, heard)
             made.rejected.sort()
             yield made
     finally:
@@ -241,6 +247,7 @@ def _look(
     some: Sequence[tuple[int, Tensor]],
     made: Part,
     pictures: Sequence[Any],
+    heard: Heard | None = None,
 ) -> None:
     """One forward pass over pictures of one shape, taken into the part."""
     numbers = [number for number, _ in some]
@@ -249,7 +256,10 @@ def _look(
     with taps.borrowed(network.module):
         run = network.run(pixels, [layer.point for layer in here])
         for layer in here:
-            for number in made.tops[layer.name].update(layer.cells(run.tapped[layer.point]), numbers):
+            cells = layer.cells(run.tapped[layer.point])
+            if heard:
+                heard(layer.name, cells, numbers)
+            for number in made.tops[layer.name].update(cells, numbers):
                 reason = f"units of {layer.name} say NaN or infinity of it"
                 made.rejected.append((number, _name(pictures[number]), reason))
 

@@ -103,7 +103,9 @@ def finding(results: Sequence[Invariance]) -> str:
     each = {layer: one.movement(i) for i, layer in enumerate(one.layers)}
     if all(math.isfinite(m.area) for m in each.values()):
         parts = [f"{m.at_a_tenth:.0%} of its largest change at {layer}" for layer, m in each.items()]
-        said.append(f"After a tenth of the range, a {words(one.transformation)} has made {' and '.join(parts)}.")
+        said.append(
+            f"After a tenth of the range, a {words(one.transformation)} has made {' and '.join(parts)}."
+        )
     kept = {words(r.transformation): r.kept for r in results if math.isfinite(r.kept)}
     if kept:
         parts = [f"{value:.0%} under {name}" for name, value in kept.items()]
@@ -158,9 +160,9 @@ def sections(
         )  # fmt: skip
     listed = claims(results)
     if listed:
-        rows = [[claim, measured, "yes" if holds else "no"] for claim, measured, holds in listed]
+        rows = [[claim, f"{'Yes' if holds else 'No'}: {measured}"] for claim, measured, holds in listed]
         text = "As the ZF paper (section 4.1) states them for its network; the measures are this page's."
-        made.insert(0, Section("The paper's claims", text, [Table(["Claim", "Measured", "Holds"], rows)]))
+        made.insert(0, Section("The paper's claims", text, [Table(["Claim", "Does it hold here?"], rows)]))
     text = (
         "Rate near zero: relative distance per unit over the smallest step. Share after a tenth: part of the largest change "
         "that a tenth of the range has made; a straight line has 0.1. Area under the curve over its maximum: a straight line "
