@@ -52,7 +52,7 @@ def run(options: Options, command: Sequence[str]) -> int:
     from camlucida.cli import progress
     from camlucida.errors import UsageError
     from camlucida.images import datasets, sources
-    from camlucida.probes.evolution import evolution, main_layers
+    from camlucida.probes.evolution import evolution, main_layers, units_of
     from camlucida.report import probe_evolution as report
     from camlucida.report.probe_folder import ProbeFolder
     from camlucida.report.probe_page import Page
@@ -76,6 +76,7 @@ def run(options: Options, command: Sequence[str]) -> int:
     layers = (
         [one.name for one in probing.layers_of(net, options.layers)] if options.layers else main_layers(net)
     )
+    units_of(net, layers, units, options.count)
     folder = ProbeFolder.open(options.out, "evolution", command, overwrite=options.overwrite)
     with progress.bar("pictures × checkpoints", len(pictures) * len(files)) as bar:
         found = evolution(
@@ -132,7 +133,7 @@ def _numbers(units: str) -> list[int]:
 
 
 def _files(given: Sequence[str]) -> dict[str, Path]:
-    """The checkpoints by name (the epoch, where all files say one), in order; each is opened and compared with the first, before
+    """The checkpoints by name (the epoch, where all files are called by it), in order; each is opened and compared with the first, before
     anything runs."""
     from camlucida.errors import UsageError
     from camlucida.networks import cards
@@ -151,8 +152,9 @@ def _files(given: Sequence[str]) -> dict[str, Path]:
         found += inside
     if len(found) < 2:
         raise UsageError("probe evolution", got=f"{len(found)} checkpoint", allowed="two or more, in order")
-    epochs = [str(_epoch(file)) if re.fullmatch(r"epoch-\d+", file.stem) else file.stem for file in found]
-    names = epochs if len(set(epochs)) == len(found) else [str(file) for file in found]
+    named = all(re.fullmatch(r"epoch-\d+", file.stem) for file in found)
+    names = [str(_epoch(file)) if named else file.stem for file in found]
+    names = names if len(set(names)) == len(found) else [str(file) for file in found]
     if len(set(names)) < len(names):
         raise UsageError("probe evolution", got=f"{max(names, key=names.count)} twice", allowed="each once")
     first = cards.read_card(found[0])

@@ -64,7 +64,6 @@ def run(options: Options, command: Sequence[str]) -> int:
     layers = _separate(options.layers) if options.layers else None
     layers = [str(point) for point in feature_points(net, net.blank(), layers)] if layers else None
     listed, labels, note = _labelled(options.data, net, options.limit)
-    folder = ProbeFolder.open(options.out, "invariance", command, overwrite=options.overwrite)
     read, rejected = _read(net, listed)
     names = dict(zip((i for i, _ in read), sources.unique_names([listed[i] for i, _ in read]), strict=True))
     usable = [one for one in read if net(one[1]).isfinite().all()]
@@ -72,6 +71,7 @@ def run(options: Options, command: Sequence[str]) -> int:
     rejected += [(listed[i].name, "the network says NaN or infinity of it") for i, _ in read if i not in kept]
     if not usable:
         raise UsageError("probe invariance", got=f"no picture that can be used: {rejected[0][1]}")
+    folder = ProbeFolder.open(options.out, "invariance", command, overwrite=options.overwrite)
     results = []
     with progress.bar("transformations", len(asked)) as bar:
         for name in asked:

@@ -144,7 +144,7 @@ def evolution(
             first, shapes = network.card, _shapes(network)
             asked = main_layers(network) if layers is None else layers
             layers = tuple(dict.fromkeys(network.find_layer(one, network.blank()).name for one in asked))
-            chosen = _units(network, layers, units, count)
+            chosen = units_of(network, layers, units, count)
         alike(name, network.card, names[0], first)
         if _shapes(network) != shapes:
             raise NetworkError(
@@ -175,6 +175,8 @@ def evolution(
             heard=keep,
         )
         rejected |= {one[0]: one for one in found.rejected}
+        if len(rejected) == len(pictures):
+            raise UsageError("evolution", got=f"no picture that can be used: {found.rejected[0][2]}")
         for layer in layers:
             top = found.tops[layer]
             maxima.setdefault(layer, []).append(now[layer])
@@ -221,10 +223,10 @@ def _shapes(network: Network) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in network.module.state_dict().items()}
 
 
-def _units(
-    network: Network, layers: Sequence[str], units: Sequence[int] | None, count: int
+def units_of(
+    network: Network, layers: Sequence[str], units: Sequence[int] | None = None, count: int = 4
 ) -> dict[str, tuple[int, ...]]:
-    """The units of each layer; tries on a blank picture whether they can be projected, before any work is done."""
+    """The units of each layer that are shown. Raises as `evolution` does, on a blank picture, before any work is done."""
     blank, chosen = network.blank(), {}
     if not layers:
         raise UsageError("evolution", got="no layer", do="name some: net.layers() lists them")
