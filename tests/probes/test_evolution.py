@@ -11,6 +11,7 @@ from camlucida.errors import LayerError, NetworkError, TargetError, UnsupportedE
 from camlucida.images.views import Preprocessing
 from camlucida.probes import evolution as evolve
 from camlucida.probes.evolution import Evolution, History, Moment, correlation, main_layers
+from fingerprints import unchanged
 from pictures import colours
 from small_networks import Headed, fully_connected, seeded
 
@@ -66,21 +67,35 @@ def test_the_strongest_place_of_each_unit_by_a_slow_loop(found, activations):
 
 
 def test_projections_are_the_deconvnets_at_that_place(found):
+    """features.1 sees 3 × 3 pixels from (2 row − 1, 2 column − 1), features.3 7 × 7 from (4 row − 3, 4 column − 3)."""
     for one in found.histories:
+        stride, offset, side = {"features.1": (2, -1, 3), "features.3": (4, -3, 7)}[one.layer]
         for seed, moment in zip((0, 1, 1, 2), one.moments, strict=True):
             if moment.picture is None:
                 continue
             net = checkpoint(seed)
             batch = net.preprocess([PICTURES[moment.picture]])
-            made = cl.DeconvNet(one.layer, one.unit, moment.cell)(net, batch)
-            (top, bottom), (left, right) = made.windows[0]
-            np.testing.assert_allclose(
-                moment.projection, made.values[0, :, top:bottom, left:right], atol=1e-6
+            made = (
+                cl.DeconvNet(one.layer, one.unit, moment.cell)(net, batch).values[0].permute(1, 2, 0).numpy()
             )
-            assert np.abs(moment.projection).sum() == pytest.approx(float(made.values.abs().sum()), rel=1e-5)
+            top, left = (stride * at + offset for at in moment.cell)
+            padded = np.pad(made, ((8, 8), (8, 8), (0, 0)))[
+                top + 8 : top + 8 + side, left + 8 : left + 8 + side
+            ]
+            np.testing.assert_allclose(moment.projection, padded, atol=1e-6)
+            assert np.abs(moment.projection).sum() == pytest.approx(np.abs(made).sum(), rel=1e-5)
+            assert made.any()
+            seen = np.full((36, 44, 3), SHAPE.mean_colour, np.uint8)
+            seen[8:28, 8:36] = PICTURES[moment.picture]
             np.testing.assert_array_equal(
-                np.asarray(moment.patch), PICTURES[moment.picture][top:bottom, left:right]
+                moment.patch, seen[top + 8 : top + 8 + side, left + 8 : left + 8 + side]
             )
+
+
+def test_the_networks_come_back_as_they_were():
+    net = checkpoint(0)
+    with unchanged(net.module.train()):
+        evolve([("1", net), ("2", net)], PICTURES[:2], LAYERS)
 
 
 def test_correlations_and_new_leaders_by_a_slow_loop(found, activations):

@@ -12,7 +12,8 @@ import camlucida as cl
 from camlucida.errors import LayerError, UnsupportedError, UsageError
 from camlucida.probes.feature_points import feature_points
 from camlucida.probes.invariance import TRANSFORMATIONS, Invariance, invariance
-from small_networks import called_twice, fully_connected, gap, pixels, tokens
+from fingerprints import unchanged
+from small_networks import called_twice, fully_connected, gap, headed, pixels, tokens
 
 NEUTRAL = {name: one.neutral for name, one in TRANSFORMATIONS.items()}
 
@@ -124,6 +125,12 @@ def result(
     )  # fmt: skip
 
 
+def test_the_network_comes_back_as_it_was():
+    module = gap().train()
+    with unchanged(module):
+        invariance(cl.wrap(module), [pixels(1)], None, None, "rotation", (0, 10))
+
+
 def test_figures_of_a_curve_by_hand():
     straight = result([0, 1, 2, 3, 4], [0.8, 0.6, 0.4, 0.2, 0.0], (1, 1.2, 1.4, 1.6, 1.8), "scale").movement(
         0
@@ -155,8 +162,15 @@ def test_layers_by_themselves_are_the_first_and_the_last_hidden():
     net = cl.load("alexnet", weights=None, num_classes=7, width=0.05, arguments={"size": 67})
     names = [str(point) for point in feature_points(net, torch.zeros(1, 3, 67, 67))]
     assert names == ["features.pool1", "classifier.relu7"]
-    assert [str(p) for p in feature_points(cl.wrap(gap()), pixels(1))] == ["features.1", "input of linear"]
+    assert [str(p) for p in feature_points(cl.wrap(gap()), pixels(1))] == ["features.1", "pool"]
+    functional = headed(lambda m, x: m.fc(x.mean((2, 3))))  # no module gives what the last layer is given
+    assert [str(p) for p in feature_points(cl.wrap(functional), pixels(1))] == [
+        "features.1",
+        "input of linear",
+    ]
     found = invariance(cl.wrap(tokens("class token")), [pixels(1)], None, None, "rotation", (0, 90))
+    assert found.layers[1].startswith("input of linear")  # the class token alone, not the tokens
+    assert found.norms[0, 1] ** 2 == pytest.approx(8, rel=0.01)  # 8 numbers, out of a layer norm
     assert found.distances.shape == (1, 2, 2)
     assert (found.distances[..., 1] > 0).all()
 

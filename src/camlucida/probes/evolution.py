@@ -3,14 +3,13 @@ every checkpoint of a run; when another picture took over; how early each layer 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor, nn
 
 from camlucida.errors import InputError, NetworkError, TargetError, UsageError
@@ -19,8 +18,10 @@ from camlucida.images.sources import Source
 from camlucida.maps.deconvnet import DeconvNet
 from camlucida.networks.cards import Card
 from camlucida.networks.network import Network
+from camlucida.probes.projections import cut, projected, window
 from camlucida.probes.top_activations import RunningTop, top_activations
 from camlucida.targets import UnitTarget
+from camlucida.values import Size
 
 SETTLED = 0.9
 COMPARED = 2_000  # pictures over which activations are correlated
@@ -28,15 +29,15 @@ COMPARED = 2_000  # pictures over which activations are correlated
 
 @dataclass(frozen=True)
 class Moment:
-    """A unit at one checkpoint: its strongest activation, the picture (numbered as given) and cell where it is; inside the
-    receptive field of that cell the projection `(C, h, w)`, signed, and the picture's patch. None where the unit is
-    silent: no activation above zero."""
+    """A unit at one checkpoint: its strongest activation, the picture (numbered as given) and cell where it is; of the
+    receptive field of that cell the projection `(h, w, C)`, signed, and the picture's patch `(h, w, 3)` uint8. None where
+    the unit is silent: no activation above zero."""
 
     value: float
     picture: int | None = None
-    cell: tuple[int, ...] | None = None
+    cell: tuple[int, int] | None = None
     projection: NDArray[np.float32] | None = None
-    patch: Image.Image | None = None
+    patch: NDArray[np.uint8] | None = None
 
 
 @dataclass(frozen=True)
@@ -180,11 +181,10 @@ def evolution(
         for layer in layers:
             top = found.tops[layer]
             maxima.setdefault(layer, []).append(now[layer])
-            leaders.setdefault(layer, []).append(np.where(_sounds(top), top.pictures[:, 0].numpy(), -1))
-            for unit in chosen[layer]:
-                moments.setdefault((layer, unit), []).append(
-                    _moment(network, pictures, layer, unit, top, view)
-                )
+            leaders.setdefault(layer, []).append(np.where(_speaking(top), top.pictures[:, 0].numpy(), -1))
+            here = _moments(network, pictures, layer, chosen[layer], top, view)
+            for unit, moment in zip(chosen[layer], here, strict=True):
+                moments.setdefault((layer, unit), []).append(moment)
     if len(names) < 2 or layers is None:
         raise UsageError("evolution", got=f"{len(names)} checkpoints", allowed="two or more")
     return Evolution(
@@ -242,28 +242,33 @@ def units_of(
     return chosen
 
 
-def _sounds(top: RunningTop) -> NDArray[np.bool_]:
+def _speaking(top: RunningTop) -> NDArray[np.bool_]:
     """Which units have a strongest place at all: not those that give nothing above zero (a dead ReLU)."""
     values = top.values[:, 0].numpy()
     return np.isfinite(values) & (values > 0)
 
 
-def _moment(
-    network: Network, pictures: Sequence[Any], layer: str, unit: int, top: RunningTop, view: str
-) -> Moment:
-    value = float(top.values[unit, 0])
-    if not _sounds(top)[unit]:
-        return Moment(value)
-    number, cell = int(top.pictures[unit, 0]), tuple(top.cells[unit, 0].tolist())
-    given = pictures[number]
-    try:
-        shown = network.preprocess(given.read() if isinstance(given, Source) else given, view=view)
-    except InputError as error:  # it was read a moment ago
-        raise InputError(
-            f"the strongest picture of unit {unit} of {layer} is gone", got=str(error)
-        ) from error
-    made = DeconvNet()(network, shown, UnitTarget(layer, unit, cell))
-    assert made.windows is not None
-    (top_, bottom), (left, right) = made.windows[0]
-    projection = made.values[0, :, top_:bottom, left:right].float().cpu().numpy()
-    return Moment(value, number, cell, projection, shown.pictures(1)[0].crop((left, top_, right, bottom)))
+def _moments(
+    network: Network, pictures: Sequence[Any], name: str, units: Sequence[int], top: RunningTop, view: str
+) -> Iterator[Moment]:
+    """Each unit at its strongest place."""
+    for unit, speaks in zip(units, _speaking(top)[list(units)], strict=True):
+        value = float(top.values[unit, 0])
+        if not speaks:
+            yield Moment(value)
+            continue
+        number, cell = int(top.pictures[unit, 0]), tuple(top.cells[unit, 0].tolist())
+        given = pictures[number]
+        try:
+            shown = network.preprocess(given.read() if isinstance(given, Source) else given, view=view)
+        except InputError as error:  # it was read a moment ago
+            raise InputError(
+                f"the strongest picture of unit {unit} of {name} is gone", got=str(error)
+            ) from error
+        layer = network.find_layer(name, shown.pixels)
+        made = projected(network, shown.pixels, layer, [unit], [cell])[0]
+        frame = window(layer, cell, Size(*made.shape[1:]))
+        yield Moment(
+            value, number, cell, cut(made.permute(1, 2, 0).numpy(), frame),
+            cut(np.asarray(shown.pictures(1)[0]), frame, shown.preprocessing.mean_colour),
+        )  # fmt: skip

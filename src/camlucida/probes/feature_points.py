@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from torch import Tensor
@@ -9,7 +10,8 @@ from torch import Tensor
 from camlucida import taps
 from camlucida.errors import LayerError, nearest
 from camlucida.networks.network import Network
-from camlucida.taps import Point
+from camlucida.networks.structure import PASSING
+from camlucida.taps import Operation, Point
 
 WEIGHTED = ("conv", "conv_transpose", "linear")  # operations with weights, as the papers count layers
 
@@ -32,10 +34,23 @@ def feature_points(network: Network, pixels: Tensor, names: Sequence[str] | None
             "layers", got=f"a network with {len(weighted)} layers with weights", do="name a layer"
         )
     found = []
+    makers = {one.output: one for one in trace.operations}
     for one in (weighted[1], weighted[-1]):
-        made = [point for point, (value, _) in trace.modules.items() if value == one.inputs[0]]
+        value, made = one.inputs[0], list[Point]()
+        while not made:  # flattening, which has no name, changes no distance
+            made = [point for point, (given, _) in trace.modules.items() if given == value]
+            before = makers.get(value)
+            if made or before is None or before.name not in PASSING or not _whole(before):
+                break
+            value = before.inputs[0]
         found.append(made[0] if made else Point(one.name, one.call, "function"))
     return tuple(dict.fromkeys(found))
+
+
+def _whole(operation: Operation) -> bool:
+    """Whether all numbers it is given come out again: the class token alone is not the tokens."""
+    given = operation.args[0] if operation.args else None
+    return isinstance(given, Tensor) and given.numel() == math.prod(operation.shape)
 
 
 def _named(network: Network, name: str, shapes: dict[Point, tuple[int, ...]]) -> Point:

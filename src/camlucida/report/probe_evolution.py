@@ -154,8 +154,8 @@ def _strip(found: Evolution, one: History, names: Mapping[int, str], links: Mapp
         if moment.picture is None:
             patches.append(Patch(np.full((SIDE, SIDE, 3), 128, np.uint8), f"unit {one.unit} at {checkpoint}: silent", f"{checkpoint}: silent"))  # fmt: skip
             continue
-        alt = f"unit {one.unit} of {one.layer} at {checkpoint}: {moment.value:.3g} in {names[moment.picture]}"
-        caption = f"{checkpoint}: {moment.value:.3g}" + (" · new picture" if i in new else "")
+        alt = f"unit {one.unit} of {one.layer} at {checkpoint}: {moment.value:.4g} in {names[moment.picture]}"
+        caption = f"{checkpoint}: {moment.value:.4g}" + (" · new picture" if i in new else "")
         patches.append(Patch(drawn(moment), alt, caption, links[moment.picture], photo=True))
     at = ", ".join(found.checkpoints[i] for i in one.takeovers)
     word = "epoch " if numbers(found) else ""
@@ -168,12 +168,10 @@ def drawn(moment: Moment) -> Image.Image:
     assert moment.projection is not None
     assert moment.patch is not None
     most = float(np.abs(moment.projection).max()) or 1.0
-    projection = Image.fromarray(render.as_rgb(0.5 + moment.projection / (2 * most)))
-    times = max(1, round(SIDE / max(projection.size)))
-    shown = [
-        one.resize((one.width * times, one.height * times), Image.Resampling.NEAREST)
-        for one in (projection, moment.patch.convert("RGB"))
-    ]
+    projection = render.as_rgb(0.5 + moment.projection.transpose(2, 0, 1) / (2 * most))
+    times = max(1, round(SIDE / max(moment.patch.shape[:2])))
+    shown = [Image.fromarray(one) for one in (projection, moment.patch)]
+    shown = [one.resize((one.width * times, one.height * times), Image.Resampling.NEAREST) for one in shown]
     return render.below(shown, GAP)
 
 
