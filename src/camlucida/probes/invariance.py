@@ -102,7 +102,8 @@ class Invariance:
     `intact (P,)` of the picture as it is (logits where the network gives no probabilities).
 
     `apart (L,)`: the root-mean-square distance between the vectors of two different pictures, over all pairs of them,
-    √(2 (P Σ‖f‖² − ‖Σf‖²) / (P (P − 1))); NaN for one picture, or pictures of several sizes."""
+    √(2 (P Σ‖f‖² − ‖Σf‖²) / (P (P − 1))); NaN for one picture, or where
+    pictures of several sizes give vectors of several lengths."""
 
     transformation: str
     amounts: tuple[float, ...]
@@ -258,7 +259,7 @@ class _Apart:
 
     def __init__(self, layers: int) -> None:
         self.count, self.squares, self.total = 0, np.zeros(layers), [Tensor()] * layers
-        self.alike = True
+        self.alike = np.ones(layers, bool)
 
     def add(self, vectors: list[Tensor]) -> None:
         self.count += 1
@@ -266,17 +267,17 @@ class _Apart:
             self.squares[layer] += float(one.square().sum())
             if self.count == 1:
                 self.total[layer] = one.clone()
-            elif self.alike and self.total[layer].shape == one.shape:
+            elif self.alike[layer] and self.total[layer].shape == one.shape:
                 self.total[layer] += one
             else:
-                self.alike = False
+                self.alike[layer] = False
 
     def result(self) -> NDArray[np.float64]:
-        if self.count < 2 or not self.alike:
+        if self.count < 2:
             return np.full(len(self.squares), np.nan)
         together = np.array([float(one.square().sum()) for one in self.total])
         spread = np.maximum(self.count * self.squares - together, 0)
-        return np.sqrt(2 * spread / (self.count * (self.count - 1)))
+        return np.where(self.alike, np.sqrt(2 * spread / (self.count * (self.count - 1))), np.nan)
 
 
 def _mean(values: NDArray[np.float64]) -> float:

@@ -129,7 +129,7 @@ def sections(found: Evolution, names: Mapping[int, str], links: Mapping[int, str
             )
         )
     head = ["Layer", "Settled at", *(f"to last, {name}" for name in found.checkpoints[:-1])]
-    rows = [
+    table: list[list[Any]] = [
         [layer, _settled(found, layer) or "–", *map(float, found.to_last[layer][:-1])]
         for layer in found.layers
     ]
@@ -139,7 +139,7 @@ def sections(found: Evolution, names: Mapping[int, str], links: Mapping[int, str
         f"with the last stays at {SETTLED:g} or above; –: only the last. It is measured against where this run ends."
     )
     made.append(
-        Section("How early each layer settles", text, [Strip(panels, size="large"), Table(head, rows)])
+        Section("How early each layer settles", text, [Strip(panels, size="large"), Table(head, table)])
     )
     for layer in found.layers:
         strips = [_strip(found, one, names, links) for one in found.histories if one.layer == layer]

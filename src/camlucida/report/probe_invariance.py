@@ -90,7 +90,7 @@ def claims(results: Sequence[Invariance]) -> list[tuple[str, str, bool]]:
         ))  # fmt: skip
         if all(map(math.isfinite, kept.values())):
             found.append((
-                "… and costs more of the true class's probability than shift and scale",
+                "… and costs more of the class's probability than shift and scale",
                 said(kept, "{:.0%} kept"), all(kept["rotation"] < kept[name] for name in easy),
             ))  # fmt: skip
     return found
