@@ -189,7 +189,8 @@ def running(
     made = begun or TopActivations(
         {one.name: RunningTop.empty(one.channels, k, len(one.size)) for one in found}
     )
-    todo = [i for i in range(share[0], -(-len(pictures) // part), share[1]) if i not in {*made.parts}]
+    done = {*made.parts}
+    todo = [i for i in range(share[0], -(-len(pictures) // part), share[1]) if i not in done]
     slices = [range(i * part, min((i + 1) * part, len(pictures))) for i in todo]
     pool = ThreadPoolExecutor(max(workers, 1))
     try:

@@ -21,7 +21,7 @@ from PIL import Image
 
 from camlucida import render
 from camlucida.errors import InputError, LayerError, UnsupportedError, UsageError
-from camlucida.images.read import read_picture
+from camlucida.images.read import MAX_PIXELS, read_picture
 from camlucida.images.sources import Source, unique_names
 from camlucida.networks.network import Network
 from camlucida.networks.structure import Layer
@@ -172,6 +172,7 @@ def sheets(
     view: str,
     folder: ProbeFolder,
     names: Mapping[int, str],
+    max_pixels: int = MAX_PIXELS,
 ) -> tuple[list[Strip], Measured]:
     """For each unit the patches of its strongest places and their projections, cut to the same windows; and what was
     measured. A projection is scaled by itself: zero is mid-grey, its largest magnitude black or white."""
@@ -182,7 +183,7 @@ def sheets(
 
     @lru_cache(maxsize=32)
     def seen(number: int) -> Image.Image:
-        return read_picture(sources[number].read(), shape.mean_colour)
+        return read_picture(sources[number].read(), shape.mean_colour, max_pixels)
 
     for unit in units:
         places = [
@@ -201,12 +202,13 @@ def sheets(
         ]
         links = [folder.picture(names[picture], seen(picture)) for _, picture, _ in places]
         words = [
-            f"rank {i}, activation {v:.3g}, {PurePosixPath(sources[p].relative).name}"
+            f"rank {i}, activation {_short(v)}, {PurePosixPath(sources[p].relative).name}"
             for i, (v, p, _) in enumerate(places, 1)
         ]
+        gone = int((top.pictures[unit] >= 0).sum()) - len(places)
         strips.append(Strip(
-            [Patch(a, f"patch of {layer.name} unit {unit}, {w}", f"{v:.3g}", link) for a, w, (v, _, _), link in zip(patches, words, places, links, strict=True)],
-            f"{layer.name}, unit {unit}", size="small",
+            [Patch(a, f"patch of {layer.name} unit {unit}, {w}", _short(v), link) for a, w, (v, _, _), link in zip(patches, words, places, links, strict=True)],
+            f"{layer.name}, unit {unit}", f"{gone} of its pictures can no longer be read." * bool(gone), "small",
         ))  # fmt: skip
         alike["patches"].append(likeness(patches, where))
         if refused or not places:
@@ -259,6 +261,10 @@ def _projected(
 def _grey(values: NDArray) -> NDArray[np.uint8]:
     scaled = values / (2 * (np.abs(values).max() or 1.0))
     return render.as_rgb(np.moveaxis(0.5 + np.nan_to_num(scaled), -1, 0))
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
