@@ -4,6 +4,8 @@ from __future__ import annotations
 
 KINDS: dict[str, str] = {
     "receptive-field": "how much of the picture each layer's units see",
+    "evolution": "how units and layers form over the checkpoints of a run",
+    "invariance": "how far features move while a picture is shifted, enlarged and turned",
     "top": "the strongest pictures of every unit, cut to its field, beside their projections",
 }
 HELP = f"""Open a network: what its units see, where, and what they are for. Every probe writes a folder: report.html with

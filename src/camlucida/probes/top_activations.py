@@ -26,6 +26,8 @@ from camlucida.values import Size
 
 PART = 512
 """Pictures a part of the run holds: what a kill loses at most, and what processes share out."""
+Heard = Callable[[str, Tensor, Sequence[int]], None]
+"""Told a layer's name, its activations `(N, units, *cells)` for some pictures, and the numbers of these."""
 
 
 @dataclass
@@ -170,11 +172,13 @@ def running(
     begun: TopActivations | None = None,
     max_pixels: int = MAX_PIXELS,
     progress: Callable[[int], None] | None = None,
+    heard: Heard | None = None,
 ) -> Iterator[TopActivations]:
     """The pass in parts, slices of `part` pictures: after each the result so far, the same object, grown.
 
     `view`: what the network sees of a picture, by its card: `card` or `whole`; `batch`: pictures a forward pass, which
-    ends at the deepest of the layers; `workers`: threads that read ahead; `progress`: told how many more pictures are done.
+    ends at the deepest of the layers; `workers`: threads that read ahead; `progress`: told how many more pictures are done;
+    `heard`: told the activations of every batch.
     `share` (i, n): every n-th part alone, from part i on; `begun`: goes on from there. Batches do not cross parts, so
     the result is equal bit for bit however the parts are shared and merged. Raises LayerError for a layer that is not
     there or has no cells, UsageError where there are fewer pictures than k.
@@ -209,11 +213,11 @@ def running(
                     together = waiting[read.pixels.shape]
                     together.append(read)
                     if len(together) == batch:
-                        _look(network, found, waiting.pop(read.pixels.shape), made, pictures)
+                        _look(network, found, waiting.pop(read.pixels.shape), made, pictures, heard)
                 if progress:
                     progress(1)
             for rest in waiting.values():
-                _look(network, found, rest, made, pictures)
+                _look(network, found, rest, made, pictures, heard)
             made.rejected.sort()
             made.parts.append(index)
             made.pictures += len(one)
@@ -250,6 +254,7 @@ def _look(
     some: Sequence[_Read],
     made: TopActivations,
     pictures: Sequence[Any],
+    heard: Heard | None = None,
 ) -> None:
     """One forward pass over pictures of one shape, taken into the result."""
     numbers = [one.number for one in some]
@@ -263,6 +268,8 @@ def _look(
 
     def seen(point: taps.Point, value: Tensor) -> None:
         for layer in at[point]:
+            if heard:
+                heard(layer.name, layer.cells(value), numbers.tolist())
             for number in made.tops[layer.name].update(layer.cells(value), numbers):
                 reason = f"some units of {layer.name} say NaN or infinity of it"
                 made.rejected.append((number, _name(pictures[number]), reason))
