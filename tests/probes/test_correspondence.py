@@ -31,8 +31,13 @@ def written_out(module, x, of, read) -> tuple[float, float]:
             for z in range(int(box.x0), int(box.x1)):
                 hidden[0, :, y, z] = 0
         with torch.no_grad():
-            clean, other = read(module, x[i : i + 1]).flatten().tolist(), read(module, hidden).flatten().tolist()
-        signs[i] = [0 if abs(a - b) < 1e-13 else 1 if a > b else -1 for a, b in zip(clean, other, strict=True)]
+            clean, other = (
+                read(module, x[i : i + 1]).flatten().tolist(),
+                read(module, hidden).flatten().tolist(),
+            )
+        signs[i] = [
+            0 if abs(a - b) < 1e-13 else 1 if a > b else -1 for a, b in zip(clean, other, strict=True)
+        ]
     found = []
     for i, j in itertools.permutations(signs, 2):
         found.append(sum(a != b for a, b in zip(signs[i], signs[j], strict=True)) / len(signs[i]))
@@ -98,18 +103,20 @@ def test_rounding_is_no_change():
     assert sign_of_change(clean, clean + torch.tensor([[0.0, 0.1, -0.1]])).tolist() == [[0, -1, 1]]
 
 
+class Pixels(nn.Module):
+    """Its layer `same` has the pixels for units."""
+
+    def __init__(self):
+        super().__init__()
+        self.same = nn.Identity()
+
+    def forward(self, x):
+        return self.same(x).flatten(1)[:, :5]
+
+
 def test_closed_form_where_the_units_are_the_pixels():
     """All pixels are positive, so a hidden one changes by +1 and no other at all: two pictures differ by the pixels that
     one square covers and the other does not."""
-
-    class Pixels(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.same = nn.Identity()
-
-        def forward(self, x):
-            return self.same(x).flatten(1)[:, :5]
-
     x = pixels(3).abs() + 1
     parts = {"one": {i: cl.Box(4 + 3 * i, 2, 12 + 3 * i, 8) for i in range(3)}, "still": {0: cl.Box(0, 0, 5, 5), 1: cl.Box(0, 0, 5, 5)}}  # fmt: skip
     found = measure_correspondence(cl.wrap(Pixels()), x, parts, ["same"], draws=40, permutations=999)
@@ -133,7 +140,9 @@ def test_the_permutation_test_is_the_share_of_all_labellings():
     measured = _Measured(table, table[:, 1:, :, 1:])
 
     def mean(label) -> float:
-        return float(np.mean([table[i, label[i], j, label[j]] for i, j in itertools.permutations(range(n), 2)]))
+        return float(
+            np.mean([table[i, label[i], j, label[j]] for i, j in itertools.permutations(range(n), 2)])
+        )
 
     every = [mean(label) for label in itertools.product(range(draws + 1), repeat=n)]
     exact = np.mean(np.array(every) <= mean((0, 0, 0)) + 1e-12)
@@ -146,7 +155,8 @@ def test_the_permutation_test_is_the_share_of_all_labellings():
 def test_all_parts_together_and_the_same_numbers_again():
     network, x = cl.wrap(gap()), pixels(3)
     found, again = (
-        measure_correspondence(network, x, PARTS, ["features"], draws=4, permutations=50, seed=5) for _ in range(2)
+        measure_correspondence(network, x, PARTS, ["features"], draws=4, permutations=50, seed=5)
+        for _ in range(2)
     )
     eye, nose, both = (found.of("features", part) for part in ("eye", "nose", correspondence.ALL_PARTS))
     assert both.mean == pytest.approx((6 * eye.mean + 2 * nose.mean) / 8)
@@ -161,18 +171,45 @@ def test_all_parts_together_and_the_same_numbers_again():
 def test_the_size_of_a_batch_changes_nothing():
     network, x = cl.wrap(gap()), pixels(3)
     with schedule.memory(1):
-        one_by_one = measure_correspondence(network, x, PARTS, ["features", "logits"], draws=3, permutations=20)
+        one_by_one = measure_correspondence(
+            network, x, PARTS, ["features", "logits"], draws=3, permutations=20
+        )
     together = measure_correspondence(network, x, PARTS, ["features", "logits"], draws=3, permutations=20)
     for a, b in zip(one_by_one.changes, together.changes, strict=True):
-        assert (a.mean, a.random_mean, a.together_mean, a.p_value) == (b.mean, b.random_mean, b.together_mean, b.p_value)
+        assert (a.mean, a.random_mean, a.together_mean, a.p_value) == (
+            b.mean,
+            b.random_mean,
+            b.together_mean,
+            b.p_value,
+        )
 
 
 def test_random_places_are_of_the_part_size_and_reach_every_edge():
     square, view = (3, 4, 8, 11), (20, 28)
-    places = [correspondence._anywhere(square, view, share) for share in np.random.default_rng(0).random((4000, 2))]
-    assert {(bottom - top, right - left) for top, left, bottom, right in places} == {(5, 7)}
-    tops, lefts = ({place[axis] for place in places} for axis in (0, 1))
-    assert (tops, lefts) == (set(range(16)), set(range(22)))
+    shares = np.random.default_rng(0).random((4000, 2))
+    for room, tops, lefts in (
+        ((0, 0, *view), range(16), range(22)),
+        ((2, 5, 9, 20), range(2, 5), range(5, 14)),
+    ):
+        places = [correspondence.anywhere(square, room, share) for share in shares]
+        assert {(bottom - top, right - left) for top, left, bottom, right in places} == {(5, 7)}
+        assert ({p[0] for p in places}, {p[1] for p in places}) == (set(tops), set(lefts))
+
+
+def test_random_places_lie_on_the_object():
+    """Units that are the pixels: of a square on the object, nothing beside it changes; where the object is no larger than
+    the part, every random place is the part's."""
+    network, x = cl.wrap(Pixels()), pixels(3).abs() + 1
+    box = {i: cl.Box(4, 2, 12, 8) for i in range(3)}
+    options = {"draws": 6, "permutations": 20}
+    tight = measure_correspondence(network, x, {"part": box}, ["same"], within=box, **options)
+    assert (tight.of("same").random_mean, tight.of("same").together_mean) == (0.0, 0.0)
+    loose = measure_correspondence(network, x, {"part": box}, ["same"], **options)
+    assert loose.of("same").random_mean > 0.05
+    with pytest.raises(UsageError, match="part 'object'"):
+        measure_correspondence(
+            network, x, {"part": box}, ["same"], within={0: cl.Box(0, 0, 99, 9)}, **options
+        )
 
 
 def test_a_box_hides_the_pixels_whose_centres_it_holds():
@@ -188,7 +225,11 @@ def test_a_box_hides_the_pixels_whose_centres_it_holds():
         ({"layers": ["nowhere"]}, LayerError, "'nowhere' does not exist"),
         ({"layers": []}, UsageError, "0 layers"),
         ({"parts": {"eye": {0: cl.Box(0, 0, 5, 5)}}}, UsageError, "part 'eye'; got a box in 1 picture"),
-        ({"parts": {"eye": {0: cl.Box(0, 0, 29, 5), 1: cl.Box(0, 0, 5, 5)}}}, UsageError, "inside the view of 28 × 20"),
+        (
+            {"parts": {"eye": {0: cl.Box(0, 0, 29, 5), 1: cl.Box(0, 0, 5, 5)}}},
+            UsageError,
+            "inside the view of 28 × 20",
+        ),
         ({"draws": 0}, UsageError, "draws 0"),
     ],
 )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 KINDS: dict[str, str] = {
     "receptive-field": "how much of the picture each layer's units see",
+    "occlusion": "what hiding each place costs: the class, the strongest map, the most probable class",
+    "correspondence": "whether the same part, hidden in several pictures, changes a layer alike",
 }
 HELP = f"""Open a network: what its units see, where, and what they are for. Every probe writes a folder: report.html with
 the figures, the raw numbers beside it.

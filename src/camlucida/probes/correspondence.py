@@ -74,10 +74,12 @@ def measure_correspondence(
     permutations: int = 9999,
     seed: int = 0,
     fill: float = 0.0,
+    within: Mapping[int, Box] | None = None,
 ) -> Correspondence:
     """Pictures of one shape; `parts`: name → picture → box in pixels of the view, each part in two pictures or more.
     `layers`: names of modules, spatial or not (`name#2`: the second call), or `logits`. A part is hidden by `fill`, in the
-    normalised space: 0 = the mean colour.
+    normalised space: 0 = the mean colour. Random places lie anywhere in the view, or, as the paper has them, `within` the
+    object's box of each picture.
 
     ε_i = x_i − x̃_i, the units of picture i with and without the part; two pictures differ by the share of units where
     sign ε_i ≠ sign ε_j, 0 being a sign of its own.
@@ -92,12 +94,19 @@ def measure_correspondence(
     if draws < 1 or permutations < 1:
         raise UsageError("correspondence", got=f"draws {draws}, permutations {permutations}", allowed="≥ 1")
     if not parts or not layers:
-        raise UsageError("correspondence", got=f"{len(parts)} parts, {len(layers)} layers", allowed="1 or more of each")
+        raise UsageError(
+            "correspondence", got=f"{len(parts)} parts, {len(layers)} layers", allowed="1 or more of each"
+        )
     view = (int(batch.pixels.shape[2]), int(batch.pixels.shape[3]))
-    squares = {name: {i: square_of(box, view, name) for i, box in sorted(of.items())} for name, of in parts.items()}
+    squares = {
+        name: {i: square_of(box, view, name) for i, box in sorted(of.items())} for name, of in parts.items()
+    }
     for name, of in squares.items():
         if len(of) < 2:
-            raise UsageError(f"part {name!r}", got=f"a box in {len(of)} picture", allowed="boxes in 2 pictures or more")
+            raise UsageError(
+                f"part {name!r}", got=f"a box in {len(of)} picture", allowed="boxes in 2 pictures or more"
+            )
+    rooms = {i: square_of(box, view, "object") for i, box in (within or {}).items()}
     random = np.random.default_rng(seed)
     found: list[SignChange] = []
     with taps.borrowed(network.module):
@@ -105,9 +114,13 @@ def measure_correspondence(
         tell = schedule.announced(schedule.Work("correspondence", len(parts), len(parts), 1, "parts"))
         measured: dict[tuple[str, str], _Measured] = {}
         for number, (name, of) in enumerate(squares.items(), 1):
-            own = {i: [one, *(_anywhere(one, view, random.random(2)) for _ in range(draws))] for i, one in of.items()}
+            room = {i: rooms.get(i, (0, 0, *view)) for i in of}
+            own = {
+                i: [one, *(anywhere(one, room[i], random.random(2)) for _ in range(draws))]
+                for i, one in of.items()
+            }
             shares = random.random((draws, 2))
-            shared = {i: [_anywhere(one, view, share) for share in shares] for i, one in of.items()}
+            shared = {i: [anywhere(one, room[i], share) for share in shares] for i, one in of.items()}
             jobs = [(i, square) for places in (own, shared) for i in places for square in places[i]]
             for layer, made in signs.of(jobs).items():
                 first = made[: len(of) * (draws + 1)].reshape(len(of), draws + 1, -1)
@@ -121,14 +134,18 @@ def measure_correspondence(
             one = measured[layer, name]
             dealt.append(one.dealt(permutations, tests))
             found.append(_change(layer, name, [one], dealt[-1]))
-        found.append(_change(layer, ALL_PARTS, [measured[layer, name] for name in squares], np.mean(dealt, 0)))
+        found.append(
+            _change(layer, ALL_PARTS, [measured[layer, name] for name in squares], np.mean(dealt, 0))
+        )
     return Correspondence(tuple(found), dict(signs.units), draws, permutations, seed)
 
 
 def square_of(box: Box, view: tuple[int, int], name: str = "") -> Square:
     """The pixels whose centres lie in a box, at least one. Raises UsageError for a box that leaves the view."""
     if box.x0 < 0 or box.y0 < 0 or box.x1 > view[1] or box.y1 > view[0] or not box.area:
-        raise UsageError(f"part {name!r}", got=f"the box {box}", allowed=f"inside the view of {view[1]} × {view[0]} pixels")
+        raise UsageError(
+            f"part {name!r}", got=f"the box {box}", allowed=f"inside the view of {view[1]} × {view[0]} pixels"
+        )
     top, left, bottom, right = (int(np.ceil(edge - 0.5)) for edge in (box.y0, box.x0, box.y1, box.x1))
     top, left = min(top, view[0] - 1), min(left, view[1] - 1)
     return top, left, max(bottom, top + 1), max(right, left + 1)
@@ -176,7 +193,10 @@ class _Measured:
 
 
 def _change(layer: str, part: str, measured: Sequence[_Measured], dealt: NDArray[np.float64]) -> SignChange:
-    of = {which: np.concatenate([one.pairs(which) for one in measured]) for which in ("part", "random", "together")}
+    of = {
+        which: np.concatenate([one.pairs(which) for one in measured])
+        for which in ("part", "random", "together")
+    }
     spread = [number for which in of.values() for number in (float(which.mean()), float(which.std()))]
     p_value = float((dealt <= dealt[0] + 1e-12).mean())  # the one found counts as one of them
     alone = measured[0].own[:, 0, :, 0] if len(measured) == 1 and part != ALL_PARTS else None
@@ -184,11 +204,12 @@ def _change(layer: str, part: str, measured: Sequence[_Measured], dealt: NDArray
     return SignChange(layer, part, pictures, *spread, p_value, alone)
 
 
-def _anywhere(square: Square, view: tuple[int, int], share: NDArray[np.float64]) -> Square:
-    """A square of the same size, `share` (rows, columns; 0 … 1) of the way across what room there is."""
+def anywhere(square: Square, room: Square, share: NDArray[np.float64]) -> Square:
+    """A square of the same size inside `room`, `share` (rows, columns; 0 … 1) of the way across; at its beginning, where
+    there is no room."""
     height, width = square[2] - square[0], square[3] - square[1]
-    top = int(share[0] * (view[0] - height + 1))
-    left = int(share[1] * (view[1] - width + 1))
+    top = room[0] + int(share[0] * max(room[2] - room[0] - height + 1, 1))
+    left = room[1] + int(share[1] * max(room[3] - room[1] - width + 1, 1))
     return top, left, top + height, left + width
 
 

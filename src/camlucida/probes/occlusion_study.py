@@ -59,7 +59,9 @@ class OcclusionStudy:
     def hides(self, point: tuple[float, float]) -> NDArray[np.bool_]:
         """At which places the square covers a point (x, y) of the view."""
         down, across = self._edges()
-        return _outer((down[0] <= point[1]) & (point[1] < down[1]), (across[0] <= point[0]) & (point[0] < across[1]))
+        return _outer(
+            (down[0] <= point[1]) & (point[1] < down[1]), (across[0] <= point[0]) & (point[0] < across[1])
+        )
 
     def clears(self, box: Box) -> NDArray[np.bool_]:
         """At which places the square leaves a box of the view untouched."""
@@ -101,20 +103,22 @@ def study_occlusion(
     label: int | None = None,
     *,
     layer: str | nn.Module | None = None,
-    patch: int = 32,
-    stride: int = 8,
+    patch: int | None = None,
+    stride: int | None = None,
     fill: float = 0.0,
     engine: Literal["auto", "incremental", "plain"] = "auto",
 ) -> OcclusionStudy:
     """One picture `pixels (1, C, H, W)` with a square of `patch` pixels hidden at every place, `stride` pixels apart, valid
-    places only. `label`: the class to follow, by default the predicted one; `layer`: by default the one that Grad-CAM looks
-    at, the last before pooling; `fill` in the normalised space, 0 = the mean colour.
+    places only; by default a seventh of the shorter side, and a quarter of that: 32 and 8 at 224. `label`: the class to
+    follow, by default the predicted one; `layer`: by default the one that Grad-CAM looks at, the last before pooling;
+    `fill` in the normalised space, 0 = the mean colour.
 
     `engine`: as of `Occlusion`; `auto` computes only what the square changes, and runs the whole network where it cannot be
     followed; `note` says which, and why. Raises UsageError, LayerError, TargetError; UnsupportedError of `incremental`."""
     view = (int(pixels.shape[-2]), int(pixels.shape[-1]))
     if pixels.ndim != 4 or len(pixels) != 1:
         raise UsageError("an occlusion study", got=f"pixels {tuple(pixels.shape)}", allowed="(1, C, H, W)")
+    patch, stride = sizes(view, patch, stride)
     if not 1 <= patch <= min(view) or stride < 1:
         raise UsageError(
             "an occlusion study", got=f"patch {patch}, stride {stride} for a view of {view[0]} × {view[1]} pixels",
@@ -150,12 +154,28 @@ def study_occlusion(
     )  # fmt: skip
 
 
+def peaks(network: Network, pixels: Tensor, layer: str | nn.Module | None = None) -> Tensor:
+    """The highest activation of each map of a layer, `(N, K)`: for the pictures that excite one most."""
+    found = network.find_layer(layer, pixels)
+    with taps.borrowed(network.module):
+        run = network.run(pixels, [found.point])
+    return found.cells(run.tapped[found.point]).flatten(2).amax(2).float().cpu()
+
+
+def sizes(view: tuple[int, int], patch: int | None, stride: int | None) -> tuple[int, int]:
+    """Patch and stride for a view, where they are not given."""
+    patch = max(1, round(min(view) / 7)) if patch is None else patch
+    return patch, max(1, round(patch / 4)) if stride is None else stride
+
+
 def with_layer(network: Network, pixels: Tensor, layer: str | nn.Module | None) -> tuple[Network, Layer]:
     """The network whose output is logits and the sums of the layer's maps, kept while no weight changes; and the layer.
     Raises LayerError."""
     found = network.find_layer(layer, pixels)
     key = ("with layer", found.name, tuple(pixels.shape[1:]))
-    made = network.keep(key, lambda: replace(network, module=WithLayer(network.module, found), _structures={}, _kept={}))
+    made = network.keep(
+        key, lambda: replace(network, module=WithLayer(network.module, found), _structures={}, _kept={})
+    )
     return made, found
 
 
@@ -188,7 +208,7 @@ def _incremental(
         done += len(at)
         tell(done)
     edits.graph.transformed.clear()  # up to four times the weights
-    return f"incremental: {edits.words}"
+    return f"incremental: {edits.words.replace(' of module.', ' of ')}"  # in the network's own names
 
 
 def _plain(
