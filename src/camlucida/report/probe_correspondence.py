@@ -54,6 +54,8 @@ def prepared(
                 allowed=f"inside the picture of {size.width} × {size.height} pixels",
             )
         seen = view.box_to_view(row.box)
+        if row.name == OBJECT:
+            seen = seen.clipped(view.size)  # what is seen of it
         if seen.clipped(view.size) != seen:
             raise UsageError(
                 where, got="a box that the central square cuts off",
