@@ -9,8 +9,8 @@ from torch import nn
 
 import camlucida as cl
 from camlucida.errors import LayerError, TargetError, UnsupportedError, UsageError
-from camlucida.probes import peaks, study_occlusion
 from camlucida.probes import occlusion_study as study_module
+from camlucida.probes import peaks, study_occlusion
 from fingerprints import fingerprint
 from small_networks import EXACT, fully_connected, gap, headed, pixels, seeded, tokens
 

@@ -92,8 +92,8 @@ def run(options: Options, command: Sequence[str]) -> int:
     folder.arrays("maps", report.arrays(studied, names))
     finding = report.finding(studied)
     sections = [report.summary(studied, net)]
-    for one in studied:
-        sections.append(report.section(one, net, gallery, options.top, names, folder.picture))
+    for done in studied:
+        sections.append(report.section(done, net, gallery, options.top, names, folder.picture))
     page = report.page(studied, net.card.name, sections, finding, told, len(gallery.sources))
     figures = {"pictures": rows, "together": report.together(studied), "classes_from": told}
     return probing.finish(options, folder, page, net, figures, finding, rejected)

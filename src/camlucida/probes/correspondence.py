@@ -197,11 +197,14 @@ def _change(layer: str, part: str, measured: Sequence[_Measured], dealt: NDArray
         which: np.concatenate([one.pairs(which) for one in measured])
         for which in ("part", "random", "together")
     }
-    spread = [number for which in of.values() for number in (float(which.mean()), float(which.std()))]
+    mean, random, together = (float(values.mean()) for values in of.values())
+    std, random_std, together_std = (float(values.std()) for values in of.values())
     p_value = float((dealt <= dealt[0] + 1e-12).mean())  # the one found counts as one of them
-    alone = measured[0].own[:, 0, :, 0] if len(measured) == 1 and part != ALL_PARTS else None
+    alone = None if part == ALL_PARTS else measured[0].own[:, 0, :, 0]
     pictures = max(len(one.own) for one in measured)
-    return SignChange(layer, part, pictures, *spread, p_value, alone)
+    return SignChange(
+        layer, part, pictures, mean, std, random, random_std, together, together_std, p_value, alone
+    )
 
 
 def anywhere(square: Square, room: Square, share: NDArray[np.float64]) -> Square:
