@@ -125,11 +125,34 @@ def test_classes_given_and_predicted(desk, capsys):
     assert (row["class_index"], row["class_from"]) == (row["predicted"], "predicted")
     assert "Hiding the object" not in (desk / "predicted/report.html").read_text()
     page = (desk / "predicted/report.html").read_text()
-    assert "predicted, for want of true ones" in page
+    assert "The true classes are not known: loose/other.png" in page
     assert (
         f"{row['predicted_name'].split(',')[0]} (predicted)".replace("<", "&lt;").replace(">", "&gt;") in page
     )
     capsys.readouterr()
+
+
+def test_a_square_too_large_for_one_picture_leaves_the_others(desk, capsys):
+    Image.new("RGB", (60, 60), "red").save("loose/wide.png")
+    Image.new("RGB", (60, 60), "red").save("loose/zero.png")
+    net = network()
+
+    def small(source, *_, see=report.Gallery.see):
+        picture, batch = see(gallery, source)
+        return (
+            (picture, cl.Batch.of(batch.pixels[..., :20, :20])) if "wide" in source.name else (picture, batch)
+        )
+
+    gallery = report.Gallery(net, None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "Gallery", lambda *_: gallery)
+        patch.setattr(gallery, "see", small)
+        assert (
+            main(["probe", "occlusion", "loose", *OWN, "--patch", "24", "--stride", "12", "--out", "out"])
+            == 3
+        )
+    assert "wide.png: an occlusion study; got patch 24" in capsys.readouterr().err
+    assert len(rows_of(desk / "out")) == 2
 
 
 @pytest.mark.parametrize(

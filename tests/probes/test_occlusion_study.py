@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import camlucida as cl
-from camlucida.errors import LayerError, TargetError, UnsupportedError, UsageError
+from camlucida.errors import LayerError, NetworkError, TargetError, UnsupportedError, UsageError
 from camlucida.probes import occlusion_study as study_module
 from camlucida.probes import peaks, study_occlusion
 from fingerprints import fingerprint
@@ -228,5 +228,9 @@ def test_numbers_that_are_no_probabilities():
 def test_what_does_not_fit(change, kind, says):
     with pytest.raises(kind, match=says.replace("|", r"\|")):
         study_occlusion(cl.wrap(gap()), pixels(1), **change)
+    broken = gap()
+    broken.fc.bias.data[0] = float("nan")
+    with pytest.raises(NetworkError, match="not finite"):
+        study_occlusion(cl.wrap(broken), pixels(1))
     with pytest.raises(UsageError, match=r"\(1, C, H, W\)"):
         study_occlusion(cl.wrap(headed(lambda m, x: m.fc(x.mean((2, 3))))), pixels(2))

@@ -57,28 +57,36 @@ def run(options: Options, command: Sequence[str]) -> int:
         raise UsageError("--limit and --top", got=f"{options.limit}, {options.top}", allowed="≥ 1, ≥ 0")
     folder = ProbeFolder.open(options.out, "occlusion", command, overwrite=options.overwrite)
     net = choices.network(options.network)
-    asked, told = _asked(options, net)
+    asked, told, why = _asked(options, net)
     others = list(sources.expand(options.others).sources) if options.others else []
     rejected: list[tuple[str, str]] = []
     gallery = report.Gallery(net, options.layer)
     studied: list[report.Studied] = []
+    refused: UsageError | None = None
     with progress.bar("pictures", len(asked)) as moved:
         for one, label, boxes in asked:
             try:
                 picture, batch = gallery.see(one)
-            except InputError as error:
-                rejected.append((one.name, str(error)))
-                continue
-            finally:
-                moved(1)
-            with progress.of_maps() as hear, schedule.heard_by(hear):
-                studied.append(
-                    report.studied(
-                        net, one, picture, batch, label, boxes, options.layer, options.patch, options.stride
+                with progress.of_maps() as hear, schedule.heard_by(hear):
+                    studied.append(
+                        report.studied(
+                            net,
+                            one,
+                            picture,
+                            batch,
+                            label,
+                            boxes,
+                            options.layer,
+                            options.patch,
+                            options.stride,
+                        )
                     )
-                )
+            except (InputError, UsageError) as error:  # a square too large for one picture may fit the others
+                rejected.append((one.name, str(error)))
+                refused = refused or (error if isinstance(error, UsageError) else None)
+            moved(1)
     if not studied:
-        raise InputError(f"{rejected[0][0]}: {rejected[0][1]}")
+        raise refused or InputError(f"{rejected[0][0]}: {rejected[0][1]}")
     with progress.bar("others", len(others)) as moved:
         for one in others:
             try:
@@ -91,17 +99,19 @@ def run(options: Options, command: Sequence[str]) -> int:
     folder.table("occlusion", rows)
     folder.arrays("maps", report.arrays(studied, names))
     finding = report.finding(studied)
-    sections = [report.summary(studied, net)]
+    sections = [report.summary(studied, net, why)]
     for done in studied:
         sections.append(report.section(done, net, gallery, options.top, names, folder.picture))
     page = report.page(studied, net.card.name, sections, finding, told, len(gallery.sources))
-    figures = {"pictures": rows, "together": report.together(studied), "classes_from": told}
+    figures = {"pictures": rows, "together": report.together(studied), "classes_from": told, "why": why}
     return probing.finish(options, folder, page, net, figures, finding, rejected)
 
 
-def _asked(options: Options, net: Network) -> tuple[list[tuple[Source, int | None, tuple[Box, ...]]], str]:
-    """Pictures with the class to follow (None: the predicted one) and the boxes of its objects; and in words where the classes
-    are from."""
+def _asked(
+    options: Options, net: Network
+) -> tuple[list[tuple[Source, int | None, tuple[Box, ...]]], str, str]:
+    """Pictures with the class to follow (None: the predicted one) and the boxes of its objects; in words where the classes are
+    from, and why the true ones are not known."""
     from camlucida.errors import UsageError
     from camlucida.images import datasets, sources
     from camlucida.networks.labels import find_class
@@ -112,16 +122,18 @@ def _asked(options: Options, net: Network) -> tuple[list[tuple[Source, int | Non
         if label >= outputs:
             raise UsageError(f"--class {options.class_}", got=f"class {label}", allowed=f"0 … {outputs - 1}")
         chosen = datasets.evenly(sources.expand(options.pictures).sources, options.limit)
-        return [(one, label, ()) for one in _some(chosen, options)], f"--class {options.class_}"
+        return [(one, label, ()) for one in _some(chosen, options)], f"--class {options.class_}", ""
     try:
         found = datasets.load(options.pictures).relabelled(net.card.labels)
     except UsageError as error:
         chosen = datasets.evenly(sources.expand(options.pictures).sources, options.limit)
-        return [
-            (one, None, ()) for one in _some(chosen, options)
-        ], f"predicted, for want of true ones: {error}"
+        return (
+            [(one, None, ()) for one in _some(chosen, options)],
+            "predicted",
+            f"The true classes are not known: {error}.",
+        )
     examples = datasets.evenly(found.examples, options.limit)
-    return [(e.source, e.label if e.label >= 0 else None, e.boxes) for e in examples], "the data's own"
+    return [(e.source, e.label if e.label >= 0 else None, e.boxes) for e in examples], "the data's own", ""
 
 
 def _some(chosen: Sequence[Source], options: Options) -> Sequence[Source]:

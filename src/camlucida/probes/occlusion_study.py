@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from camlucida import taps
-from camlucida.errors import TargetError, UnsupportedError, UsageError
+from camlucida.errors import NetworkError, TargetError, UnsupportedError, UsageError
 from camlucida.geometry import Box, coverage_mean
 from camlucida.maps import incremental, schedule
 from camlucida.networks.network import Network, logits_of
@@ -114,7 +114,8 @@ def study_occlusion(
     `fill` in the normalised space, 0 = the mean colour.
 
     `engine`: as of `Occlusion`; `auto` computes only what the square changes, and runs the whole network where it cannot be
-    followed; `note` says which, and why. Raises UsageError, LayerError, TargetError; UnsupportedError of `incremental`."""
+    followed; `note` says which, and why. Raises UsageError, LayerError, TargetError, NetworkError; UnsupportedError of
+    `incremental`."""
     view = (int(pixels.shape[-2]), int(pixels.shape[-1]))
     if pixels.ndim != 4 or len(pixels) != 1:
         raise UsageError("an occlusion study", got=f"pixels {tuple(pixels.shape)}", allowed="(1, C, H, W)")
@@ -131,6 +132,8 @@ def study_occlusion(
     corners = torch.tensor([(y * stride, x * stride) for y, x in itertools.product(*map(range, places))])
     with taps.borrowed(both.module):
         clean_logits, clean_sums = both.forward(pixels)
+        if not bool(clean_logits.isfinite().all() and clean_sums.isfinite().all()):
+            raise NetworkError(f"the logits or layer {found.name} are not finite for the clean picture")
         logits = clean_logits.new_empty(len(corners), clean_logits.shape[1])
         sums = clean_sums.new_empty(len(corners), clean_sums.shape[1])
         square = torch.full((pixels.shape[1], patch, patch), fill)

@@ -185,7 +185,7 @@ def _pictures(count: int) -> str:
     return f"{count} picture{'s' if count != 1 else ''}"
 
 
-def summary(all_of_them: Sequence[Studied], network: Network) -> Section:
+def summary(all_of_them: Sequence[Studied], network: Network, why: str = "") -> Section:
     head = [
         "picture", "class", "clean", "largest drop", "largest raise", "class changed", "centre hidden", "untouched", "map", "looks elsewhere",
     ]  # fmt: skip
@@ -198,7 +198,8 @@ def summary(all_of_them: Sequence[Studied], network: Network) -> Section:
         ])  # fmt: skip
     text = (
         "Drop: probability of the class in the clean picture less that with the square; negative where hiding a place raises it. "
-        "Centre hidden: mean over the places that cover the centre of a box; untouched: over those that touch none."
+        "Centre hidden: mean over the places that cover the centre of a box; untouched: over those that touch none. "
+        + why
     )
     return Section("All pictures", text, [Table(head, body)])
 
