@@ -144,6 +144,11 @@ def test_the_permutation_test_is_the_share_of_all_labellings():
             np.mean([table[i, label[i], j, label[j]] for i, j in itertools.permutations(range(n), 2)])
         )
 
+    draw_by_draw = [
+        table[i, k, j, k] for k in range(1, draws + 1) for i, j in itertools.permutations(range(n), 2)
+    ]
+    for which in ("random", "together"):  # the part itself is none of the random places
+        assert sorted(measured.pairs(which)) == sorted(draw_by_draw)
     every = [mean(label) for label in itertools.product(range(draws + 1), repeat=n)]
     exact = np.mean(np.array(every) <= mean((0, 0, 0)) + 1e-12)
     dealt = measured.dealt(20_000, np.random.default_rng(0))
