@@ -176,7 +176,7 @@ def test_paths_are_found_in_folders_and_archives(desk):
 
 def test_the_finding_says_what_the_numbers_say():
     def change(layer, mean, random, p) -> SignChange:
-        return SignChange(layer, "all parts", 5, mean, 0.01, random, 0.02, random, 0.02, p)
+        return SignChange(layer, "all parts", 5, mean, 0.01, random, 0.02, random, 0.02, 0.4, p)
 
     def words(*changes) -> str:
         return report.finding(Correspondence(changes, {c.layer: 9 for c in changes}, 10, 999, 0))
@@ -184,6 +184,7 @@ def test_the_finding_says_what_the_numbers_say():
     found = words(change("low", 0.07, 0.1, 0.001), change("top", 0.069, 0.073, 0.3))
     assert "At low 0.070 ± 0.010 of the signs differ" in found
     assert "0.100 ± 0.020 at random places: parts correspond better than random (p ≤ 0.001)" in found
+    assert "Of random places that all pictures share 40% are as consistent as the parts (0.100)." in found
     assert "better than random, but as chance may have it (p = 0.3)" in found
     assert "30% lower than the random one at low, 5% lower at top: their advantage shrinks" in found
     found = words(change("low", 0.12, 0.1, 0.8), change("top", 0.05, 0.1, 0.02))

@@ -124,6 +124,7 @@ def test_closed_form_where_the_units_are_the_pixels():
     wanted = [[moved.get(abs(i - j), 0.0) for j in range(3)] for i in range(3)]
     np.testing.assert_allclose(found.of("same", "one").pairs, wanted)
     still = found.of("same", "still")
+    assert still.together_as_low == 1.0  # a square at one place in both pictures never differs
     assert (still.mean, still.std, still.together_mean) == (0.0, 0.0, 0.0)
     assert still.random_mean > 0.03
     assert still.p_value < 0.01  # the label meets a coinciding pair of squares by chance, if ever
@@ -149,6 +150,10 @@ def test_the_permutation_test_is_the_share_of_all_labellings():
     ]
     for which in ("random", "together"):  # the part itself is none of the random places
         assert sorted(measured.pairs(which)) == sorted(draw_by_draw)
+    np.testing.assert_allclose(measured.together(), [mean((k, k, k)) for k in range(1, draws + 1)])
+    as_low = correspondence._change("layer", "part", [measured], np.array([0.5])).together_as_low
+    assert as_low == np.mean([mean((k, k, k)) <= 0.5 for k in range(1, draws + 1)])
+    assert 0 < as_low < 1
     every = [mean(label) for label in itertools.product(range(draws + 1), repeat=n)]
     exact = np.mean(np.array(every) <= mean((0, 0, 0)) + 1e-12)
     dealt = measured.dealt(20_000, np.random.default_rng(0))

@@ -33,7 +33,8 @@ Square = tuple[int, int, int, int]  # top, left, bottom, right; pixels of the vi
 class SignChange:
     """One part at one layer: the share of units whose sign of change differs, mean and standard deviation (dividing by the
     count) over the ordered pairs of pictures; low = consistent. `random_…`: the same for squares of the part's size at
-    random places, each picture's own; `together_…`: at random places that all pictures share. `p_value`: see
+    random places, each picture's own; `together_…`: at random places that all pictures share (of the object, where it is boxed), and
+    which share of these is at least as consistent as the part. `p_value`: see
     `measure_correspondence`. `pairs (n, n)`: of the part, between pictures. Part `all parts`: all of them together."""
 
     layer: str
@@ -45,6 +46,7 @@ class SignChange:
     random_std: float
     together_mean: float
     together_std: float
+    together_as_low: float
     p_value: float
     pairs: NDArray[np.float64] | None = None
 
@@ -183,6 +185,11 @@ class _Measured:
         others = ~np.eye(len(table), dtype=bool)
         return np.concatenate([table[:, k, :, k][others] for k in chosen])
 
+    def together(self) -> NDArray[np.float64]:
+        """The mean over pairs of each place that all pictures share."""
+        others = ~np.eye(len(self.shared), dtype=bool)
+        return np.array([self.shared[:, k, :, k][others].mean() for k in range(self.shared.shape[1])])
+
     def dealt(self, count: int, random: np.random.Generator) -> NDArray[np.float64]:
         """The mean over pairs: as found, then with the label dealt anew `count` times."""
         n, places = self.own.shape[:2]
@@ -200,10 +207,11 @@ def _change(layer: str, part: str, measured: Sequence[_Measured], dealt: NDArray
     mean, random, together = (float(values.mean()) for values in of.values())
     std, random_std, together_std = (float(values.std()) for values in of.values())
     p_value = float((dealt <= dealt[0] + 1e-12).mean())  # the one found counts as one of them
+    as_low = float((np.mean([one.together() for one in measured], 0) <= dealt[0] + 1e-12).mean())
     alone = None if part == ALL_PARTS else measured[0].own[:, 0, :, 0]
     pictures = max(len(one.own) for one in measured)
     return SignChange(
-        layer, part, pictures, mean, std, random, random_std, together, together_std, p_value, alone
+        layer, part, pictures, mean, std, random, random_std, together, together_std, as_low, p_value, alone
     )
 
 

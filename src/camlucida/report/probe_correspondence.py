@@ -15,7 +15,7 @@ from camlucida.images.parts import Part
 from camlucida.images.views import Preprocessing
 from camlucida.networks.network import Network
 from camlucida.probes.correspondence import ALL_PARTS, Correspondence, SignChange, square_of
-from camlucida.report import charts
+from camlucida.report import charts, figures
 from camlucida.report.probe_page import Page, Patch, Section, Strip, Table
 from camlucida.values import Batch
 
@@ -89,6 +89,7 @@ def rows(result: Correspondence) -> list[dict[str, Any]]:
         "random_std",
         "together_mean",
         "together_std",
+        "together_as_low",
         "p_value",
     )
     return [{name: getattr(one, name) for name in names} for one in result.changes]
@@ -123,7 +124,8 @@ def finding(result: Correspondence) -> str:
         one = result.of(layer)
         words.append(
             f"At {layer} {one.mean:.3f} ± {one.std:.3f} of the signs differ between pictures where a part is hidden, "
-            f"{one.random_mean:.3f} ± {one.random_std:.3f} at random places: {verdict(one)} ({chance(one, result)})."
+            f"{one.random_mean:.3f} ± {one.random_std:.3f} at random places: {verdict(one)} ({chance(one, result)}). "
+            f"Of random places that all pictures share {one.together_as_low:.0%} are as consistent as the parts ({one.together_mean:.3f})."
         )
     if len(layers) > 1:
         first, last = (advantage(result.of(layer)) for layer in (layers[0], layers[-1]))
@@ -195,7 +197,18 @@ def page(
         values = {one.part: one.mean for one in of_layer if one.part != ALL_PARTS}
         both = result.of(layer)
         values |= {"random places": both.random_mean, "one random place for all": both.together_mean}
-        head = ["part", "pictures", "mean", "±", "random, mean", "±", "one place for all, mean", "±", "p"]
+        head = [
+            "part",
+            "pictures",
+            "mean",
+            "±",
+            "random, mean",
+            "±",
+            "p",
+            "one place for all, mean",
+            "±",
+            "as consistent",
+        ]
         body = [
             [
                 o.part,
@@ -204,16 +217,18 @@ def page(
                 o.std,
                 o.random_mean,
                 o.random_std,
+                o.p_value,
                 o.together_mean,
                 o.together_std,
-                o.p_value,
+                figures.percent(o.together_as_low),
             ]
             for o in of_layer
         ]
         text = (
             f"{units:,} units. Share whose sign of change differs between two pictures, mean over the ordered pairs; lower is more consistent. "
             f"Random: {result.draws} squares of the part's size for each picture, {where}. One place for all: the random square lies at the same "
-            f"place in every picture, which is what position alone explains."
+            f"place {'of every object' if where.startswith('on') else 'in every picture'}, and how many of these {result.draws} are at least as consistent: where "
+            f"objects lie alike, such a place is a part that nobody named."
         )
         chart = Patch(charts.bars(values, f"Sign change at {layer}"), f"Sign change at {layer}")
         sections.append(Section(layer, text, [Strip([chart], size="large"), Table(head, body)]))
