@@ -20,6 +20,7 @@ from camlucida.report.probe_page import Page, Patch, Section, Strip, Table
 from camlucida.values import Batch
 
 OBJECT = "object"  # in a file of parts: the box of the whole object, on which random places lie
+SAME = 0.02  # difference of two advantages, for words
 LEVEL = 0.05  # of the permutation test, for words
 OUTLINES = (
     "#e69f00",
@@ -131,7 +132,7 @@ def finding(result: Correspondence) -> str:
         first, last = (advantage(result.of(layer)) for layer in (layers[0], layers[-1]))
         words.append(
             f"The parts' share is {_less(first)} than the random one at {layers[0]}, {_less(last)} at {layers[-1]}: their advantage "
-            f"{'shrinks' if last < first else 'grows'}."
+            f"{'is about the same' if abs(last - first) < SAME else 'shrinks' if last < first else 'grows'}."
         )
     return " ".join(words)
 
