@@ -7,6 +7,8 @@ KINDS: dict[str, str] = {
     "evolution": "how units and layers form over the checkpoints of a run",
     "invariance": "how far features move while a picture is shifted, enlarged and turned",
     "top": "the strongest pictures of every unit, cut to its field, beside their projections",
+    "occlusion": "what hiding each place costs: the class, the strongest map, the most probable class",
+    "correspondence": "whether the same part, hidden in several pictures, changes a layer alike",
 }
 HELP = f"""Open a network: what its units see, where, and what they are for. Every probe writes a folder: report.html with
 the figures, the raw numbers beside it.
