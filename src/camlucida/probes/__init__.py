@@ -3,7 +3,7 @@
 from camlucida.probes.correspondence import Correspondence, SignChange, measure_correspondence
 from camlucida.probes.evolution import Evolution, evolution
 from camlucida.probes.invariance import Invariance, invariance
-from camlucida.probes.occlusion_study import OcclusionStudy, peaks, study_occlusion
+from camlucida.probes.occlusion_study import OcclusionStudy, study_occlusion
 from camlucida.probes.top_activations import RunningTop, TopActivations, top_activations
 
 __all__ = [
@@ -17,7 +17,6 @@ __all__ = [
     "evolution",
     "invariance",
     "measure_correspondence",
-    "peaks",
     "study_occlusion",
     "top_activations",
 ]

@@ -4,7 +4,7 @@ where its loss changes the layer's units in the same direction in all of them, t
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from camlucida import taps
-from camlucida.errors import LayerError, NetworkError, UsageError, nearest
+from camlucida.errors import LayerError, NetworkError, UsageError
 from camlucida.geometry import Box
 from camlucida.maps import schedule
 from camlucida.networks.network import Network, logits_of
+from camlucida.probes.feature_points import feature_points
 from camlucida.taps import Point
 from camlucida.values import Batch
 
@@ -268,22 +269,7 @@ class Signs:
 
 def points_of(network: Network, pixels: Tensor, layers: Sequence[str]) -> dict[str, Point | None]:
     """Where layers are tapped, spatial or not; None: the output. Raises LayerError."""
-    ran = {str(point): point for point in taps.trace(network.module, network.forward, pixels[:1]).modules}
-    return dict(_named(ran, layers, lambda name: network.find_layer(name, pixels).point))
-
-
-def _named(
-    ran: Mapping[str, Point], layers: Sequence[str], spatial: Callable[[str], Point]
-) -> Iterator[tuple[str, Point | None]]:
-    for name in layers:
-        if name == LOGITS and name not in ran:
-            yield name, None
-        elif name in ran and f"{name}#2" not in ran:
-            yield name, ran[name]
-        else:
-            try:
-                yield name, spatial(name)
-            except LayerError as error:
-                if "does not exist" not in str(error):
-                    raise
-                raise LayerError(f"layer {name!r} does not exist", do=nearest(name, [*ran, LOGITS])) from None
+    output = LOGITS not in dict(network.module.named_modules())
+    tapped = [name for name in layers if not (output and name == LOGITS)]
+    points = dict(zip(tapped, feature_points(network, pixels, tapped), strict=True))
+    return {name: points.get(name) for name in layers}

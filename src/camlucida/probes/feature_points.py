@@ -17,7 +17,8 @@ WEIGHTED = ("conv", "conv_transpose", "linear")  # operations with weights, as t
 
 
 def feature_points(network: Network, pixels: Tensor, names: Sequence[str] | None = None) -> tuple[Point, ...]:
-    """Where features are tapped, by the names of modules (`name#2`: its second call), which need no extent in space.
+    """Where features are tapped, by the names of modules (`name#2`: its second call), which need no extent in space, or of
+    spatial layers.
 
     None: the output of layer 1 and that of the last hidden layer, a layer being all from one operation with weights to
     the next (ReLU, pooling and norm included): `features.pool1` and `classifier.relu7` of AlexNet. Raises LayerError
@@ -27,7 +28,7 @@ def feature_points(network: Network, pixels: Tensor, names: Sequence[str] | None
         trace = taps.trace(network.module, network.forward, pixels[:1])
     shapes = {point: shape for point, (_, shape) in trace.modules.items()}
     if names is not None:
-        return tuple(_named(network, name, shapes) for name in names)
+        return tuple(_named(network, name, shapes, pixels) for name in names)
     weighted = [one for one in trace.operations if one.base in WEIGHTED]
     if len(weighted) < 2:
         raise LayerError(
@@ -53,11 +54,15 @@ def _whole(operation: Operation) -> bool:
     return isinstance(given, Tensor) and given.numel() == math.prod(operation.shape)
 
 
-def _named(network: Network, name: str, shapes: dict[Point, tuple[int, ...]]) -> Point:
+def _named(network: Network, name: str, shapes: dict[Point, tuple[int, ...]], pixels: Tensor) -> Point:
     base, _, number = name.partition("#")
     calls = [point for point in shapes if point.name == base]
     if base not in dict(network.module.named_modules()) or not base:
-        raise LayerError(f"layer {name!r} does not exist", do=nearest(name, {point.name for point in shapes}))
+        try:
+            return network.find_layer(name, pixels).point  # an operation without a module
+        except LayerError:
+            known = nearest(name, {point.name for point in shapes})
+            raise LayerError(f"layer {name!r} does not exist", do=known) from None
     if len(calls) > 1 and not number:
         allowed = ", ".join(f"{base}#{point.call + 1}" for point in calls)
         raise LayerError(f"layer {name!r} runs {len(calls)} times", allowed=allowed)

@@ -269,7 +269,7 @@ def _look(
     def seen(point: taps.Point, value: Tensor) -> None:
         for layer in at[point]:
             if heard:
-                heard(layer.name, layer.cells(value), numbers.tolist())
+                heard(layer.name, layer.cells(value), numbers)
             for number in made.tops[layer.name].update(layer.cells(value), numbers):
                 reason = f"some units of {layer.name} say NaN or infinity of it"
                 made.rejected.append((number, _name(pictures[number]), reason))
