@@ -273,7 +273,7 @@ def _pack(options: Options, vectors: Features, svm: LinearSVM, first: Judged, fi
         asked = choices.DEFAULT  # several: refused below, in words
     net = choices.network(replace(asked, device="cpu", precision="32-true"))
     out = Path(options.pack or "")
-    measured = {"figures": {k: v for k, v in figures["splits"][0]["figures"].items()}, "pictures": len(first.split.test)} if first.figures else {}  # fmt: skip
+    measured = {"figures": dict(figures["splits"][0]["figures"]), "pictures": len(first.split.test)} if first.figures else {}  # fmt: skip
     trained_on = f"{net.card.trained_on}; head: {len(first.split.train)} pictures of {len(vectors.classes)} classes" if net.card.trained_on else f"head: {len(first.split.train)} pictures of {len(vectors.classes)} classes"  # fmt: skip
     made = library.packed(net, svm, name=options.name or out.stem, trained_by=" ".join(command), trained_on=trained_on)  # fmt: skip
     temporary = out.with_name(f".{out.stem}.{os.getpid()}.safetensors")

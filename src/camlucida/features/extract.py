@@ -103,12 +103,12 @@ class Extractor:
         self.how = how = how or Descriptor()
         self.name = net.card.name
         self.sha256 = net.card.sha256 or cards.digest(net.module.state_dict())
+        blank, name = net.blank(), how.layer
         if how.layer == PENULTIMATE:
-            net, name = penultimate(net)
-        else:
-            name = how.layer or ""
+            net, name, side = penultimate(net)
+            blank = blank.new_zeros(*blank.shape[:2], side, side)
         self.net, shape = net, net.card.preprocessing
-        self.layer = net.find_layer(name or None, net.blank())
+        self.layer = net.find_layer(name, blank)
         if math.prod(self.layer.size) == 1 and how.layer is not None:
             raise UnsupportedError(
                 f"features of {self.layer.name}", got="one cell", allowed="a layer with cells"
@@ -269,9 +269,9 @@ class _Read:
     problem: str = ""
 
 
-def penultimate(net: Network) -> tuple[Network, str]:
-    """The network in its dense form and the name of the map before its last layer (VGG paper, appendix B: the last fully
-    connected layer is removed). Raises UnsupportedError where there is no dense form, or nothing before the last layer
+def penultimate(net: Network) -> tuple[Network, str, int]:
+    """The network in its dense form, the name of the map before its last layer (VGG paper, appendix B: the last fully
+    connected layer is removed), and the side of a picture on which that map has several cells. Raises UnsupportedError where there is no dense form, or nothing before the last layer
     but the trunk's map."""
     module, card = heads.put(net.module, net.card, "dense")
     scores = module.get_submodule("head.scores")
@@ -282,4 +282,4 @@ def penultimate(net: Network) -> tuple[Network, str]:
             do="leave --layer out: the map before pooling is its penultimate one",
         )  # fmt: skip
     dense = Network(module, card, precision=net.precision)
-    return dense, f"head.scores.{before}"
+    return dense, f"head.scores.{before}", 2 * net.blank().shape[-1]

@@ -35,14 +35,14 @@ def packed(net: Network, svm: LinearSVM, *, name: str | None = None, **about: An
         raise UsageError(f"packing an SVM on the L2 norm of features averaged over {views} views", allowed="the norm of one view", do=f"--normalise standard, or one scale without --flips; {STACKS}")  # fmt: skip
     check_network(net, block)
     card = net.card
-    cut: str = block.layer
+    module, cut, side = net.module, block.layer, None
     if cut == PENULTIMATE:
-        dense, cut = penultimate(net)
+        dense, cut, side = penultimate(net)
         module, card = dense.module, dense.card
-    else:
-        module = net.module
     norm: Literal["none", "l2"] = "l2" if svm.normalise == "l2" else "none"
-    headed, card = heads.put(module, card, "svm", cut=cut, num_classes=len(svm.classes), normalise=norm)
+    headed, card = heads.put(
+        module, card, "svm", cut=cut, num_classes=len(svm.classes), normalise=norm, size=side
+    )
     weights, bias = svm.linear(svm.weights[:1]) if norm == "none" else (svm.weights[None], svm.bias)
     linear = headed.get_submodule("head.classify")
     with torch.no_grad():

@@ -239,7 +239,7 @@ def _solve(
         if not issubclass(one.category, ConvergenceWarning):
             warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
     notes = (f"C = {c:g}: the solver stopped after 1,000 passes, above its tolerance",) if slow else ()
-    return np.array(weights, np.float64), np.array(bias, np.float64), notes
+    return np.ascontiguousarray(weights, np.float64), np.array(bias, np.float64), notes
 
 
 def about(svm: LinearSVM, **facts: Any) -> LinearSVM:
