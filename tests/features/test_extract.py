@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from laid_out import network, picture
 from PIL import Image
 
 import camlucida as cl
@@ -14,7 +15,6 @@ from camlucida.features import Descriptor, Extractor, Wanted
 from camlucida.features.extract import penultimate
 from camlucida.images.views import Preprocessing
 from camlucida.values import Box
-from laid_out import network, picture
 from small_networks import FullyConnected, seeded, tokens
 
 

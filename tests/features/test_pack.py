@@ -7,13 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from laid_out import network, picture
 
 import camlucida as cl
 from camlucida.features import Descriptor, Extractor, Features, class_maps, fit, packed, stacked
 from camlucida.images.views import Preprocessing
 from camlucida.networks import cards, catalogue
 from camlucida.values import Box, Label
-from laid_out import network, picture
 from small_networks import FullyConnected, seeded
 
 COUNT, CLASSES = 12, 3

@@ -6,13 +6,25 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from laid_out import block, clouds
 from scipy.optimize import minimize
 
 import camlucida as cl
-from camlucida.features import Features, LinearSVM, Split, figures_of, fit, judge, l2, published_split, random_splits, stacked, summary  # fmt: skip
+from camlucida.features import (  # fmt: skip
+    Features,
+    LinearSVM,
+    Split,
+    figures_of,
+    fit,
+    judge,
+    l2,
+    published_split,
+    random_splits,
+    stacked,
+    summary,
+)
 from camlucida.features.svm import choose_c, hold_out, truth
 from camlucida.values import Label
-from laid_out import block, clouds
 
 
 def solved(x, y, c):

@@ -131,7 +131,7 @@ def _splits(options: Options, vectors: Features) -> list[Split]:
         return [library.Split(everything, everything[:0])]
     names = train.split("+")
     tests = [name for name in known if name not in names] if options.test == "rest" else options.test.split("+")  # fmt: skip
-    if not tests:
+    if not tests and set(names) <= set(known):
         raise UsageError(f"--train {train}", got="no other published split", allowed=", ".join(known) or "none", do="--train NUMBER, or all")  # fmt: skip
     return [library.published_split(vectors, names, tests)]
 
