@@ -126,13 +126,19 @@ class Extractor:
         shape = replace(self.net.card.preprocessing, size=1, crop=None, any_size=True, minimum=1)
         shown = hashlib.sha256(repr(asdict(shape)).encode()).hexdigest()
         parts = [self.scales] if self.how.combine == "average" else [(q,) for q in self.scales]
-        for region in self.how.region.split("+"):
+        for region in self._regions:
             for scales in parts:
                 where = PENULTIMATE if self.how.layer == PENULTIMATE else self.layer.name
                 yield Block(
                     self.sha256, self.name, where, shown, scales, self.how.flips, region, start, start + wide
-                )  # type: ignore[arg-type]
+                )
                 start += wide
+
+    @property
+    def _regions(self) -> tuple[Literal["picture", "box"], ...]:
+        if self.how.region == "picture+box":
+            return ("picture", "box")
+        return (self.how.region,)
 
     @property
     def width(self) -> int:
@@ -142,7 +148,7 @@ class Extractor:
     @property
     def slice(self) -> int:
         """Pictures that are read together: results are equal for equal slices and batches."""
-        return max(8, SLICE // (len(self.scales) * len(self.how.region.split("+"))))
+        return max(8, SLICE // (len(self.scales) * len(self._regions)))
 
     def __call__(
         self,
@@ -175,7 +181,7 @@ class Extractor:
         """`(block, what is looked at, view of it)` for every view of a picture, mirror images included. Raises
         InputError for a picture without the box that the region asks for."""
         found, shape = [], self.net.card.preprocessing
-        shown = {region: self._region(picture, box, region) for region in self.how.region.split("+")}
+        shown = {region: self._region(picture, box, region) for region in self._regions}
         for index, block in enumerate(self.blocks):
             of = shown[block.region]
             for q in block.scales:
@@ -186,12 +192,15 @@ class Extractor:
 
     def maps(self, pixels: Tensor) -> Tensor:
         """The layer's map `(N, K, h, w)` float32 of normalised pixels."""
+        with taps.borrowed(self.net.module):
+            return self._maps(pixels)
+
+    def _maps(self, pixels: Tensor) -> Tensor:
         layer = self.layer
         if layer.prefix is not None:  # tokens know their grid only from the picture's size
             layer = self.net.find_layer(layer.name if self.how.layer else None, pixels)
         shown = pixels.contiguous(memory_format=torch.channels_last) if pixels.ndim == 4 else pixels
-        with taps.borrowed(self.net.module):
-            run = self.net.run(shown, [layer.point])
+        run = self.net.run(shown, [layer.point])
         return layer.cells(run.tapped[layer.point]).float()
 
     def _region(self, picture: Image.Image, box: Box | None, region: str) -> Image.Image:
@@ -243,16 +252,19 @@ class Extractor:
             for index, pixels, flip in one.looks:
                 groups[tuple(pixels.shape)].append((i, index, pixels, flip))
         sums = np.zeros((len(read), self.width))
-        for size, members in groups.items():
-            most = max(1, batch * area // math.prod(size[1:]))
-            for start in range(0, len(members), most):
-                chunk = members[start : start + most]
-                stacked = torch.stack([pixels.flip(2) if flip else pixels for _, _, pixels, flip in chunk])
-                given = shape.normalise(stacked.to(self.net.device))
-                rows = self.maps(given).flatten(2).mean(2).double().cpu().numpy()
-                for (i, index, _, _), row in zip(chunk, rows, strict=True):
-                    block = self.blocks[index]
-                    sums[i, block.start : block.stop] += row / (len(block.scales) * (1 + block.flips))
+        with taps.borrowed(self.net.module):
+            for size, members in groups.items():
+                most = max(1, batch * area // math.prod(size[1:]))
+                for start in range(0, len(members), most):
+                    chunk = members[start : start + most]
+                    stacked = torch.stack(
+                        [pixels.flip(2) if flip else pixels for _, _, pixels, flip in chunk]
+                    )
+                    given = shape.normalise(stacked.to(self.net.device))
+                    rows = self._maps(given).flatten(2).mean(2).double().cpu().numpy()
+                    for (i, index, _, _), row in zip(chunk, rows, strict=True):
+                        block = self.blocks[index]
+                        sums[i, block.start : block.stop] += row / (len(block.scales) * (1 + block.flips))
         for one, vector in zip(read, sums.astype(np.float32), strict=True):
             if one.problem:
                 yield Described(one.path, None, one.problem)

@@ -109,8 +109,9 @@ def judge(
 ) -> Judged:
     """Fits an SVM to the split's training rows and judges it on its test rows. `c`: a number, or candidates: then a fifth
     of each class of the training rows chooses, and all of them train again. `options` as in `fit`."""
+    tried: dict[float, float] = {}
     if isinstance(c, (int, float)):
-        chosen, tried = float(c), {}
+        chosen = float(c)
     else:
         chosen, tried = choose_c(features, split.train, c, score=score, seed=seed, **options)
     svm = fit(features, split.train, c=chosen, seed=seed, **options)

@@ -46,8 +46,8 @@ def packed(net: Network, svm: LinearSVM, *, name: str | None = None, **about: An
     weights, bias = svm.linear(svm.weights[:1]) if norm == "none" else (svm.weights[None], svm.bias)
     linear = headed.get_submodule("head.classify")
     with torch.no_grad():
-        linear.weight.copy_(torch.from_numpy(weights[0]))  # type: ignore[union-attr, operator]
-        linear.bias.copy_(torch.from_numpy(bias))  # type: ignore[union-attr, operator]
+        linear.weight.copy_(torch.from_numpy(weights[0]))  # type: ignore[operator]
+        linear.bias.copy_(torch.from_numpy(bias))  # type: ignore[operator]
     shape = card.preprocessing
     if shape.any_size:
         shape = replace(shape, size=block.scales[0], crop=None)
