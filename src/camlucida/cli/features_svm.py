@@ -263,10 +263,11 @@ def _pack(options: Options, vectors: Features, svm: LinearSVM, first: Judged, fi
     if options.network != choices.DEFAULT:
         asked = options.network
     elif vectors.about and "network" in vectors.about:
-        stored = vectors.about["network"]
-        asked = choices.NetworkOptions(
-            **{k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
-        )
+        stored: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in vectors.about["network"].items()
+        }
+        asked = choices.NetworkOptions(**stored)
     elif len(vectors.blocks) == 1:
         raise UsageError("--pack", got="vectors that do not say their network", do="--network names it")
     else:
