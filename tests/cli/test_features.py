@@ -189,6 +189,8 @@ def test_a_saved_svm_judges_other_vectors_of_its_kind(networks, data, vectors, t
     capsys.readouterr()
     assert svm(vectors[0], "--svm", saved, "--json") == 0
     assert json.loads(capsys.readouterr().out)["figures"]["accuracy"]["mean"] >= 90
+    assert svm(vectors[0], "--svm", saved, "--pack", tmp_path / "packed.safetensors") == 0
+    assert cards.read_card(tmp_path / "packed.safetensors").trained_on == "head: 30 pictures of 3 classes"
     assert svm(vectors[1], "--svm", saved) == 2
     assert "fitted to" in capsys.readouterr().err
 
@@ -209,6 +211,14 @@ def test_bad_commands_are_one_line(vectors, more, said, capsys):
     shown = capsys.readouterr().err.strip()
     assert said in shown
     assert "\n" not in shown
+
+
+@pytest.mark.parametrize("words", [["svm"], ["extract", "--out", "x"], ["exract"], ["svm", "."]])
+def test_what_is_missing_is_said(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["features", *words]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_network_must_be_the_one_of_the_vectors(networks, vectors, tmp_path, capsys):

@@ -31,7 +31,7 @@ VERBS: dict[str, str] = {
     "layers": "a network's layers: size, stride, receptive field, gradient, thumbnails",
     "networks": "the names that --network and --arch know, and their cards",
 }
-RESUMABLE = ("localize", "train", "features")
+RESUMABLE = ("localize", "train", "features extract")
 KINDED = ("probe", "features")  # verbs whose next word is a kind
 DONE, FAULT, USAGE, REJECTED, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -77,7 +77,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"camlucida {verb}: {error}", file=sys.stderr)
         return USAGE if isinstance(error, (NetworkError, TargetError, LayerError)) else FAULT
     except KeyboardInterrupt:
-        goes_on = "; the same command with --resume goes on" if verb in RESUMABLE else ""
+        goes_on = (
+            "; the same command with --resume goes on" if {verb, " ".join(given[:2])} & {*RESUMABLE} else ""
+        )
         print(f"\ncamlucida {verb}: interrupted{goes_on}", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:

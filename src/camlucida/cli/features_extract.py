@@ -1,9 +1,9 @@
 """Pictures → vectors: the average of a network's last map (or of any layer's), one row a picture.
 
-camlucida features extract pictures/ --out vectors/                                 the network in the package
-camlucida features extract pictures/ --out vectors/ --scales 96 128 160 --flips     averaged; --combine stack: side by side
-camlucida features extract pictures/ --network vgg-d.safetensors --layer penultimate --scales 256 384 512 --combine stack --out vectors/
-camlucida features extract VOC2012/ --region picture+box --out vectors/             a row an object: picture and box stacked
+  camlucida features extract pictures/ --out vectors/                                 the network in the package
+  camlucida features extract pictures/ --out vectors/ --scales 96 128 160 --flips     averaged; --combine stack: side by side
+  camlucida features extract pictures/ --network vgg-d.safetensors --layer penultimate --scales 256 384 512 --combine stack --out vectors/
+  camlucida features extract VOC2012/ --region picture+box --out vectors/             a row an object: picture and box stacked
 
 --out then holds features.npy (read it with numpy.load(…, mmap_mode="r")), pictures.parquet (row, path, labels, splits),
 rejected.csv and manifest.json. DATA are as in camlucida evaluate: folders of class folders, manifests, published data
@@ -83,6 +83,8 @@ def run(options: Options, command: Sequence[str]) -> int:
     for name in ("batch", "workers", "max_pixels"):
         if getattr(options, name) < 1:
             raise UsageError(f"--{name.replace('_', '-')}", got=getattr(options, name), allowed="≥ 1")
+    if not options.data:
+        raise UsageError("DATA", got="nothing", do="name what is to be read")
     data = _data(options)
     for note in data.notes:
         print(note, file=sys.stderr)

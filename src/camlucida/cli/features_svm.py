@@ -1,9 +1,9 @@
 """Linear SVMs on features: fitted, judged on held-out pictures, and packed as the head of the network.
 
-camlucida features svm vectors/ --pack mine.safetensors                      every picture trains; then localize --network mine.safetensors
-camlucida features svm vectors/ --train 30 --test 50 --splits 3              drawn of each class, as for Caltech-101
-camlucida features svm vectors/ --train train+val --test test --out judged/  published splits
-camlucida features svm vgg-d/ vgg-e/ --train 30                              two networks' vectors, side by side
+  camlucida features svm vectors/ --pack mine.safetensors                      every picture trains; then localize --network mine.safetensors
+  camlucida features svm vectors/ --train 30 --test 50 --splits 3              drawn of each class, as for Caltech-101
+  camlucida features svm vectors/ --train train+val --test test --out judged/  published splits
+  camlucida features svm vgg-d/ vgg-e/ --train 30                              two networks' vectors, side by side
 
 One against the rest, squared hinge (LIBLINEAR); C is chosen on a fifth of the training pictures, then all train again.
 One label a picture: mean class recall and accuracy. Several: mean average precision, PASCAL VOC's of 2012 and 2007.
@@ -65,6 +65,7 @@ class Options:
 def run(options: Options, command: Sequence[str]) -> int:
     import json
     import sys
+    from dataclasses import replace
     from pathlib import Path
 
     from camlucida import features as library
@@ -78,6 +79,8 @@ def run(options: Options, command: Sequence[str]) -> int:
         raise UsageError(f"--pack {options.pack}", allowed="a file name that ends with .safetensors")
     if not options.c or min(options.c) <= 0:
         raise UsageError("--c", got=options.c, allowed="> 0")
+    if not options.features:
+        raise UsageError("VECTORS", got="nothing", allowed="folders that camlucida features extract wrote")
     vectors = library.stacked([library.Features.read(folder) for folder in options.features])
     if options.annotations:
         vectors = _labelled(vectors, Path(options.annotations))
@@ -96,7 +99,10 @@ def run(options: Options, command: Sequence[str]) -> int:
     figures = _figures(options, vectors, judged, command)
     for note in dict.fromkeys(note for one in judged for note in one.svm.notes):
         print(note, file=sys.stderr)
-    first = library.svm.about(judged[0].svm, command=" ".join(command), data=vectors.about and vectors.about.get("data"), figures=figures["figures"], of_split=judged[0].figures)  # fmt: skip
+    first = judged[0].svm
+    if not options.svm:
+        about = {"command": " ".join(command), "data": (vectors.about or {}).get("data"), "train": len(judged[0].split.train), "figures": judged[0].figures}  # fmt: skip
+        first = replace(first, about=about)
     if options.out:
         _write(Path(options.out), figures, vectors, judged, first)
     if not options.json:
@@ -274,8 +280,11 @@ def _pack(options: Options, vectors: Features, svm: LinearSVM, first: Judged, fi
         asked = choices.DEFAULT  # several: refused below, in words
     net = choices.network(replace(asked, device="cpu", precision="32-true"))
     out = Path(options.pack or "")
-    measured = {"figures": dict(figures["splits"][0]["figures"]), "pictures": len(first.split.test)} if first.figures else {}  # fmt: skip
-    trained_on = f"{net.card.trained_on}; head: {len(first.split.train)} pictures of {len(vectors.classes)} classes" if net.card.trained_on else f"head: {len(first.split.train)} pictures of {len(vectors.classes)} classes"  # fmt: skip
+    measured = {}
+    if first.figures:
+        measured = {"figures": figures["splits"][0]["figures"], "pictures": len(first.split.test)}
+    head = f"head: {svm.about.get('train', 'unknown')} pictures of {len(vectors.classes)} classes"
+    trained_on = f"{net.card.trained_on}; {head}" if net.card.trained_on else head
     made = library.packed(net, svm, name=options.name or out.stem, trained_by=" ".join(command), trained_on=trained_on)  # fmt: skip
     temporary = out.with_name(f".{out.stem}.{os.getpid()}.safetensors")
     try:

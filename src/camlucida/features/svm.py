@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -240,8 +240,3 @@ def _solve(
             warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
     notes = (f"C = {c:g}: the solver stopped after 1,000 passes, above its tolerance",) if slow else ()
     return np.ascontiguousarray(weights, np.float64), np.array(bias, np.float64), notes
-
-
-def about(svm: LinearSVM, **facts: Any) -> LinearSVM:
-    """The SVM with more known of it."""
-    return replace(svm, about={**svm.about, **facts})
