@@ -39,6 +39,7 @@ def packed(net: Network, svm: LinearSVM, *, name: str | None = None, **about: An
     if cut == PENULTIMATE:
         dense, cut, side = penultimate(net)
         module, card = dense.module, dense.card
+    shape = card.preprocessing
     norm: Literal["none", "l2"] = "l2" if svm.normalise == "l2" else "none"
     headed, card = heads.put(
         module, card, "svm", cut=cut, num_classes=len(svm.classes), normalise=norm, size=side
@@ -48,7 +49,6 @@ def packed(net: Network, svm: LinearSVM, *, name: str | None = None, **about: An
     with torch.no_grad():
         linear.weight.copy_(torch.from_numpy(weights[0]))  # type: ignore[operator]
         linear.bias.copy_(torch.from_numpy(bias))  # type: ignore[operator]
-    shape = card.preprocessing
     if shape.any_size:
         shape = replace(shape, size=block.scales[0], crop=None)
     zooms = "+".join(f"{q / block.scales[0]:.9g}" for q in block.scales)
