@@ -213,6 +213,7 @@ LINEARISED: dict[str, Callable[[], Any]] = {
     "pool, layer norm without weights, linear": lambda: headed(
         lambda m, x: m.fc(m.norm(m.pool(x).flatten(1))), norm=nn.LayerNorm(CHANNELS, elementwise_affine=False)
     ),
+    "pool, L2 norm, linear": lambda: headed(lambda m, x: m.fc(F.normalize(m.pool(x).flatten(1)))),
 }
 MAXIMUM: dict[str, Callable[[], Any]] = {
     "adaptive_max_pool2d": lambda: headed(lambda m, x: m.fc(F.adaptive_max_pool2d(x, 1).flatten(1))),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import camlucida
-from camlucida.cli import VERBS, probe
+from camlucida.cli import VERBS, features, probe
 
 ROOT = Path(camlucida.__file__).parent
 STREAM = [
@@ -17,7 +17,7 @@ STREAM = [
     ("protocols",),
     ("pipeline", "diagnosis", "probes"),
     ("evaluate", "train"),
-    ("maps",),
+    ("maps", "features"),
     ("boxes", "targets"),
     ("networks",),
     ("taps", "images"),
@@ -70,7 +70,12 @@ def test_import_is_light():
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], *([verb, "--help"] for verb in VERBS), *(["probe", kind, "--help"] for kind in probe.KINDS)],
+    [
+        ["--help"],
+        *([verb, "--help"] for verb in VERBS),
+        *(["probe", kind, "--help"] for kind in probe.KINDS),
+        *(["features", kind, "--help"] for kind in features.KINDS),
+    ],
 )
 def test_help_does_not_import_torch(arguments):
     code = (

@@ -72,6 +72,7 @@ _PUBLIC = {
 _MODULES = (
     "boxes",
     "evaluate",
+    "features",
     "images",
     "maps",
     "metrics",

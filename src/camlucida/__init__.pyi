@@ -2,6 +2,7 @@
 
 from camlucida import boxes as boxes
 from camlucida import evaluate as evaluate
+from camlucida import features as features
 from camlucida import images as images
 from camlucida import maps as maps
 from camlucida import metrics as metrics

@@ -26,12 +26,13 @@ VERBS: dict[str, str] = {
     "evaluate": "how good on labelled pictures: classes by one view, ten crops or densely; boxes and maps",
     "train": "the papers' networks, or yours, on your pictures, by a recipe; resumable",
     "probe": "what units see: receptive fields, strongest pictures, invariance, occlusion, filters, ablation",
+    "features": "a new task without training: vectors of a network, linear SVMs, their maps",
     "pack": "your own weights and their card → one safetensors file",
     "layers": "a network's layers: size, stride, receptive field, gradient, thumbnails",
     "networks": "the names that --network and --arch know, and their cards",
 }
-RESUMABLE = ("localize", "train")
-KINDED = ("probe",)  # verbs whose next word is a kind
+RESUMABLE = ("localize", "train", "features extract")
+KINDED = ("probe", "features")  # verbs whose next word is a kind
 DONE, FAULT, USAGE, REJECTED, INTERRUPTED = 0, 1, 2, 3, 130
 
 HELP = f"""camlucida {__version__}: what a convolutional network sees in a picture, and where.
@@ -76,7 +77,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"camlucida {verb}: {error}", file=sys.stderr)
         return USAGE if isinstance(error, (NetworkError, TargetError, LayerError)) else FAULT
     except KeyboardInterrupt:
-        goes_on = "; the same command with --resume goes on" if verb in RESUMABLE else ""
+        goes_on = (
+            "; the same command with --resume goes on" if {verb, " ".join(given[:2])} & {*RESUMABLE} else ""
+        )
         print(f"\ncamlucida {verb}: interrupted{goes_on}", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:

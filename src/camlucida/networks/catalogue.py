@@ -228,7 +228,7 @@ def rebuild(
     if head:
         from camlucida.networks import heads
 
-        module, _ = heads.put(module, card, **head)
+        module = heads.again(module, card, head)
     if load_weights:
         module.load_state_dict(cards.read_weights(file, card))
         return module, card

@@ -1,5 +1,6 @@
 """Heads on any trunk: global average or max pooling and one linear layer, which makes class maps possible (CAM paper,
-section 1.1 of the specification), regression, the papers' fully connected layers, and their dense form."""
+section 1.1 of the specification), regression, a linear SVM's (section 5), the papers' fully connected layers, and their
+dense form."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from camlucida import taps
 from camlucida.display import sides
@@ -21,13 +23,14 @@ from camlucida.networks.cards import Card
 from camlucida.networks.network import Network, logits_of
 from camlucida.taps import Operation, Point, Value
 
-HEADS = ("gap", "gmp", "regression", "fc", "dense")
+HEADS = ("gap", "gmp", "regression", "svm", "fc", "dense")
 
 
 class PooledLinear(nn.Module):
-    """Features `(N, channels, h, w)` → [3 × 3 convolution of `units`, ReLU] → global pooling → dropout → linear → logits.
+    """Features `(N, channels, h, w)` → [3 × 3 convolution of `units`, ReLU] → global pooling → dropout → [division by the
+    L2 norm] → linear → logits.
 
-    `units=None` leaves the convolution out. Convolution weights N(0, 0.01²), biases `conv_bias`; linear weights Xavier.
+    `units=None` leaves the convolution out, `normalise="none"` the division. Convolution weights N(0, 0.01²), biases `conv_bias`; linear weights Xavier.
     """
 
     def __init__(
@@ -41,8 +44,10 @@ class PooledLinear(nn.Module):
         dropout: float = 0.0,
         bias: bool = True,
         conv_bias: float = 0.0,
+        normalise: Literal["none", "l2"] = "none",
     ) -> None:
         super().__init__()
+        self.normalise = normalise
         self.conv: nn.Module = nn.Identity()
         if units is not None:
             conv = nn.Conv2d(channels, units, kernel, 1, kernel // 2, groups=groups)
@@ -57,7 +62,8 @@ class PooledLinear(nn.Module):
             nn.init.zeros_(self.classify.bias)
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.classify(self.dropout(torch.flatten(self.pool(self.conv(features)), 1)))
+        pooled = self.dropout(torch.flatten(self.pool(self.conv(features)), 1))
+        return self.classify(functional.normalize(pooled) if self.normalise == "l2" else pooled)
 
 
 class FullyConnected(nn.Sequential):
@@ -119,6 +125,8 @@ def put(
     groups: int = 1,
     dropout: float = 0.0,
     bias: bool = True,
+    normalise: Literal["none", "l2"] = "none",
+    size: int | None = None,
 ) -> tuple[nn.Module, Card]:
     """The module with another head instead of its own, and its card. The trunk keeps its weights; what is new is random.
 
@@ -126,7 +134,9 @@ def put(
     `cut` names a layer. Elsewhere the trunk ends at `cut`, by default its last spatial layer before any pooling, and
     gets the paper's convolution of `units`. `regression`: as `gap`, `num_classes` numbers (by default one) that are no
     probabilities. `fc`: 2 × 2 max pooling of maps above 7 × 7, two hidden layers of 4 · `units`, classes; for the
-    card's size alone; a trunk that ends so keeps it. `dense`: see `dense`; logits are the mean of its score maps.
+    card's size alone; a trunk that ends so keeps it. `dense`: see `dense`; logits are the mean of its score maps. `svm`:
+    pooling, division by the L2 norm if `normalise`, linear layer; decision values, no probabilities. `size`: side of the
+    blank picture that is looked at, by default the card's.
     """
     if head not in HEADS:
         raise NetworkError(f"head {head!r}", do=nearest(head, HEADS))
@@ -134,10 +144,13 @@ def put(
         "head": head, "cut": cut, "num_classes": num_classes, "units": units, "groups": groups, "dropout": dropout, "bias": bias,
     }  # fmt: skip
     shape = card.preprocessing
-    side = shape.crop or shape.size
+    side = size or shape.crop or shape.size
+    recorded |= {"size": side} if head in ("svm", "dense") else {}
+    recorded |= {"normalise": normalise} if head == "svm" else {}
+    recorded |= {"on": card.arguments["head"]} if "head" in card.arguments else {}
     headed = replace(
         card, name=f"{card.name}-{head}", arguments={**card.arguments, "head": recorded}, sha256="", measured={},
-        activation="none" if head == "regression" else card.activation,
+        activation="none" if head in ("regression", "svm") else card.activation,
     )  # fmt: skip
     if head == "dense":
         if cut is not None:
@@ -174,6 +187,8 @@ def put(
             f"a head on the tokens of {layer.name}", allowed="layers that give maps",
             do="use cl.GradCAM(), or a transformer with average pooling, whose own head CAM reads",
         )  # fmt: skip
+    if layer.channel_axis != 1:
+        raise UnsupportedError(f"a head on {layer.name}", got="channels last", allowed="channels first")
     trunk = _until(module, layer.point, cut or layer.name)
     if head == "fc":
         shrink = 2 if max(layer.size) > 7 else 1
@@ -181,12 +196,28 @@ def put(
         hidden = fully_connected(inputs, {6: 4 * units, 7: 4 * units}, classes, dropout or 0.5)
         top = nn.Sequential(OrderedDict(pool=nn.MaxPool2d(shrink), classify=hidden))
     else:
-        added = None if pooled and cut is None else units
+        added = None if (pooled and cut is None) or head == "svm" else units
         kind: Literal["avg", "max"] = "max" if head == "gmp" else "avg"
-        top = PooledLinear(layer.channels, classes, kind, added, groups=groups, dropout=dropout, bias=bias)
+        top = PooledLinear(
+            layer.channels,
+            classes,
+            kind,
+            added,
+            groups=groups,
+            dropout=dropout,
+            bias=bias,
+            normalise=normalise,
+        )
     any_size = head != "fc" and (shape.any_size or _is_convolutional(trunk))
     headed = replace(headed, preprocessing=replace(shape, any_size=any_size))
     return CutTrunk(trunk, top.to(next(module.parameters()).device)), headed
+
+
+def again(module: nn.Module, card: Card, recorded: Mapping[str, Any]) -> nn.Module:
+    """The module with the head that a card has `recorded`, on the one below it if that was put on, too."""
+    options = dict(recorded)
+    below = options.pop("on", None)
+    return put(again(module, card, below) if below else module, card, **options)[0]
 
 
 def _is_flat(module: nn.Module, side: int) -> bool:

@@ -78,7 +78,7 @@ class Head:
     """Features `(N, K, *cells)` → pool over cells → optional norm → linear → logits.
 
     `weight (C, K)` is None where the pooled channels are the logits themselves; `norm`: ("layer", weight,
-    bias, eps) or ("affine", scale, shift), applied to the pooled vector; `channel_axis` is −1 for
+    bias, eps), ("affine", scale, shift) or ("l2", eps), applied to the pooled vector; `channel_axis` is −1 for
     channels-last features.
     """
 
@@ -91,7 +91,7 @@ class Head:
 
     @property
     def is_exact(self) -> bool:
-        """Whether the class map is exact; a layer norm after pooling is linearised per picture."""
+        """Whether the class map is exact; a layer norm or division by the L2 norm after pooling is linearised per picture."""
         return self.norm is None or self.norm[0] == "affine"
 
     def pooled(self, features: Tensor) -> Tensor:
@@ -112,6 +112,9 @@ class Head:
         if self.norm[0] == "affine":
             scale, moved = (t.detach().float() for t in self.norm[1:])
             return (weight * scale)[None], shift, (bias + weight @ moved)[None]
+        if self.norm[0] == "l2":  # of an SVM on normalised features (specification, section 5)
+            length = self.pooled(features).norm(dim=1).clamp(min=self.norm[1])
+            return weight[None] / length[:, None, None], shift, bias[None]
         _, gain, moved, eps = self.norm
         pooled = self.pooled(features)
         mean = pooled.mean(1, keepdim=True)
@@ -294,7 +297,13 @@ def _head(
         if math.prod(kernel.shape[2:]) == 1 and operation.argument(6, "groups", 1) == 1:
             weight, bias = kernel.flatten(1), operation.argument(2, "bias")
             operation = back(operation.inputs[0])
-    if operation is not None and weight is not None and operation.name in ("layer_norm", "batch_norm"):
+    if operation is not None and weight is not None and operation.name == "normalize":
+        power, axis = operation.argument(1, "p", 2.0), operation.argument(2, "dim", 1)
+        if power != 2 or axis not in (1, -1) or len(operation.shape) != 2:
+            return None
+        norm = ("l2", operation.argument(3, "eps", 1e-12))
+        operation = back(operation.inputs[0])
+    elif operation is not None and weight is not None and operation.name in ("layer_norm", "batch_norm"):
         first, last = (2, 4) if operation.name == "layer_norm" else (3, 7)
         gain, moved = operation.argument(first, "weight"), operation.argument(first + 1, "bias")
         eps = operation.argument(last, "eps", 1e-5)

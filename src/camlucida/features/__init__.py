@@ -1,0 +1,35 @@
+"""Generic localisable features: vectors of a frozen network, linear SVMs on them, and their class maps (CAM paper, section
+4; VGG paper, appendix B)."""
+
+from camlucida.features.class_maps import ClassMaps, class_maps
+from camlucida.features.extract import Block, Described, Descriptor, Extractor, Wanted
+from camlucida.features.folder import FeatureFolder, Features, stacked
+from camlucida.features.judge import Judged, Split, figures_of, judge, published_split, random_splits, summary
+from camlucida.features.normalise import l2
+from camlucida.features.pack import packed
+from camlucida.features.svm import LinearSVM, choose_c, fit
+
+__all__ = [
+    "Block",
+    "ClassMaps",
+    "Described",
+    "Descriptor",
+    "Extractor",
+    "FeatureFolder",
+    "Features",
+    "Judged",
+    "LinearSVM",
+    "Split",
+    "Wanted",
+    "choose_c",
+    "class_maps",
+    "figures_of",
+    "fit",
+    "judge",
+    "l2",
+    "packed",
+    "published_split",
+    "random_splits",
+    "stacked",
+    "summary",
+]
