@@ -37,7 +37,7 @@ def load(name: str, **options) -> cl.Network:
 # --- section 8's table, by recurrence and by gradients -------------------------------------------------------
 
 TABLE = {  # network: view, layer → field, stride
-    "vgg-d": ((212, 228), {"3_3": (40, 4), "4_3": (92, 8), "5_3": (196, 16)}),
+    "vgg-d-gap": ((212, 228), {"3_3": (40, 4), "4_3": (92, 8), "5_3": (196, 16)}),
     "alexnet": ((227, 195), {"conv5": (163, 16)}),
     "zfnet": ((160, 176), {f"conv{n}": rows for n, rows in enumerate([(7, 2), (27, 8), (75, 16), (107, 16), (139, 16)], 1)}),
 }  # fmt: skip
@@ -46,11 +46,12 @@ TABLE = {  # network: view, layer → field, stride
 @pytest.mark.parametrize("name", TABLE)
 def test_the_table_and_what_gradients_reach(name):
     view, rows = TABLE[name]
-    net = load(name, head="gap")
-    names = vgg.convolution_names(net.module.trunk) if name == "vgg-d" else {n: f"features.{n}" for n in rows}
+    net = load(name, head=None if "gap" in name else "gap")
+    trunk = net.module if "gap" in name else net.module.trunk
+    names = vgg.convolution_names(trunk) if "vgg" in name else {n: f"trunk.features.{n}" for n in rows}
     x = torch.randn(1, 3, *view, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     for short, (reach, stride) in rows.items():
-        layer = net.find_layer(f"trunk.{names[short]}", x)
+        layer = net.find_layer(names[short], x)
         assert (layer.receptive_field, layer.stride) == ((reach, reach), (stride, stride))
         cell = (layer.size[0] // 2, layer.size[1] // 2)
         assert field_by_gradient(net, x, layer.name, cell) == field_of(layer, cell).clipped(Size(*view))
