@@ -62,6 +62,17 @@ class Pictures:
         one = self.given[position]
         return one if isinstance(one, Batch) else self.network.preprocess(self._payload(position))
 
+    def first(self) -> Batch:
+        """The first that can be read. Raises the first one's InputError where none can."""
+        reason: InputError | None = None
+        for position in range(len(self)):
+            try:
+                return self[position]
+            except InputError as error:
+                reason = reason or InputError(f"{self.name(position)}: {error}")
+        assert reason is not None  # there are pictures
+        raise reason
+
     def name(self, position: int) -> str:
         one = self.given[position]
         return one.name if isinstance(one, Source) else f"picture {position + 1}"
@@ -129,8 +140,7 @@ def look(
         if heard:
             heard(len(positions))
     if not seen:
-        position, reason = next(iter(pictures.rejected.items()))
-        raise InputError(f"{pictures.name(position)}: {reason}")
+        pictures.first()  # raises
 
 
 def map_of(pictures: Pictures, position: int, layer: str | None) -> tuple[Layer, Batch, Tensor]:
