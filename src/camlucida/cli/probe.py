@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 KINDS: dict[str, str] = {
+    "class-units": "the units that speak for a class, and what each adds to a logit",
     "receptive-field": "how much of the picture each layer's units see",
 }
 HELP = f"""Open a network: what its units see, where, and what they are for. Every probe writes a folder: report.html with

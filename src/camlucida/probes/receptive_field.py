@@ -120,6 +120,18 @@ class EmpiricalField:
         box = self.box
         return None if box is None else (box.y1 - box.y0, box.x1 - box.x0)
 
+    @property
+    def half(self) -> float | None:
+        """Side of the smallest square around the peak within which lies half of all change: larger than `size` where much of
+        it is faint and far out. None for a map of zeros."""
+        known = np.nan_to_num(self.values)
+        n, m = (side // 2 for side in known.shape)
+        away = np.maximum(abs(np.arange(-n, n + 1))[:, None], abs(np.arange(-m, m + 1)))
+        within = np.bincount(away.ravel(), known.ravel()).cumsum()
+        if not within[-1] > 0:
+            return None
+        return float((2 * np.argmax(within >= within[-1] / 2) + 1) * self.stride)
+
 
 def empirical_field(
     network: Network,
@@ -290,7 +302,7 @@ def _incremental(
     clean = layer.cells(edits.runner.output)[(0, 0, *cell)]
     for at, maps in edits.outputs(corners[near], contents[near]):
         values[near[at]] = (layer.cells(maps)[(slice(None), 0, *cell)] - clean).abs()
-    return values, f"incremental: {edits.words}"
+    return values, f"incremental: {edits.words.removesuffix(', whole maps from none on')}"
 
 
 def _mean(
