@@ -184,7 +184,7 @@ def test_computing_what_changes_equals_plain_inference(kind):
 def test_the_embedded_network_in_float32():
     net = cl.load("embedded")
     x = torch.randn(1, 3, 64, 80, generator=torch.Generator().manual_seed(0))
-    some = {"patch": 7, "stride": 16}
+    some: dict = {"patch": 7, "stride": 24}
     plain = empirical_field(net, "stages.1", 5, x, engine="plain", **some)
     found = empirical_field(net, "stages.1", 5, x, engine="incremental", **some)
     np.testing.assert_allclose(found.values, plain.values, atol=1e-4 * float(np.nanmax(plain.values)))
