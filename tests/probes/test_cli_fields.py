@@ -1,4 +1,5 @@
 """`camlucida probe receptive-field` and `class-units`: what they write, say and refuse."""
+# mypy: disable-error-code="union-attr"
 
 from __future__ import annotations
 
@@ -91,7 +92,9 @@ def test_units_of_a_class(photos, tmp_path, capsys):
         "out",
     ]
     assert main([*command, "--json"]) == 3
-    said = json.loads(capsys.readouterr().out)["classes"]
+    out, err = capsys.readouterr()
+    assert "3 pictures, fewer than --top 4: all of them are taken" in err
+    said = json.loads(out)["classes"]
     net = cl.load("embedded")
     weight = net.structure(net.blank()).head.weight.detach()
     for one in said:

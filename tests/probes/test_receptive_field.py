@@ -1,4 +1,5 @@
 """Fields by recurrence against gradients, and the empirical field against slow loops and units whose field is known."""
+# mypy: disable-error-code="union-attr,arg-type"
 
 from __future__ import annotations
 
@@ -75,7 +76,8 @@ def test_gradients_stay_inside_and_the_module_comes_back():
 
 def slow(net, x, layer, unit, patch, stride, contents_of):
     """Mean discrepancy by place around the peak, and how many pictures reach it: one whole pass for each patch."""
-    sums, counts = {}, {}
+    sums: dict[tuple[int, int], float] = {}
+    counts: dict[tuple[int, int], int] = {}
     for number, picture in enumerate(x):
         run = lambda p: net.run(p[None], [layer.point]).tapped[layer.point]  # noqa: E731
         with torch.no_grad():
@@ -295,6 +297,7 @@ def test_pictures_of_many_sizes_and_broken_ones(tmp_path):
         ({"unit": 2}, TargetError, r"unit 2 of layer 1; allowed: 0 … 1"),
         ({"unit": 1}, UsageError, "unit 1 of layer 1; got one value everywhere in each of 2 pictures"),
         ({"patch": 21}, UsageError, "allowed: patch 1 … 20"),
+        ({"patch": 20, "stride": 30, "unit": 0}, UsageError, "no place for a patch of 20 every 30 pixels"),
         ({"engine": "fast"}, UsageError, "auto | incremental | plain"),
         ({"top": 0}, UsageError, "pictures for each unit; got 0"),
     ],

@@ -65,9 +65,9 @@ def run(options: Options, command: Sequence[str]) -> int:
     from camlucida.report.probe_folder import ProbeFolder
     from camlucida.report.probe_page import Page
 
-    for name in ("units", "top", "field_top"):
-        if getattr(options, name) < 1:
-            raise UsageError(f"--{name.replace('_', '-')} {getattr(options, name)}", allowed="≥ 1")
+    for option in ("units", "top", "field_top"):
+        if getattr(options, option) < 1:
+            raise UsageError(f"--{option.replace('_', '-')} {getattr(options, option)}", allowed="≥ 1")
     listing = sources.expand(options.pictures)
     if not listing.sources:
         raise UsageError(f"no pictures in {', '.join(options.pictures)}", got=f"{listing.others} other files")
@@ -83,6 +83,7 @@ def run(options: Options, command: Sequence[str]) -> int:
             patch=options.patch, stride=options.stride, seed=options.seed, heard=moved,
         )  # fmt: skip
     rejected = [(pictures.name(i), reason) for i, reason in pictures.rejected.items()]
+    probing.say_fewer(len(found.predicted), options.top)
     rows = figures.figures(found)
 
     def name(index: int) -> str:

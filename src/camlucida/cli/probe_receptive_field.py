@@ -78,6 +78,7 @@ def run(options: Options, command: Sequence[str]) -> int:
             options, pictures, [one.name for one in named or [net.find_layer(None, net.blank())]], wanted
         )
         rejected = [(pictures.name(i), reason) for i, reason in pictures.rejected.items()]
+        probing.say_fewer(len(pictures) - len(rejected), options.top)
         more, fields, finding = _empirical(folder, pictures, found, sources.unique_names(listing.sources))
         sections = [*more, theory]
         first = found[0]
@@ -116,12 +117,16 @@ def _theory(
     """The drawing and the table, with what gradients reach on noise for the layers drawn; the table's rows; the finding."""
     import torch
 
-    from camlucida.errors import CamlucidaError
+    from camlucida.errors import LayerError, UnsupportedError
     from camlucida.geometry import Size
     from camlucida.probes.receptive_field import field_by_gradient, field_of
     from camlucida.report import probe_receptive_field as figures
     from camlucida.report.probe_page import Patch, Section, Strip, Table
 
+    if not layers:
+        raise LayerError(
+            f"{net.card.name} has no layer with cells", got="no map and no tokens on the way to the logits"
+        )
     blank = net.blank()
     view = Size(blank.shape[2], blank.shape[3])
     noise = torch.randn(blank.shape, generator=torch.Generator().manual_seed(0))
@@ -132,7 +137,7 @@ def _theory(
         theory = field_of(one, figures.middle(one))
         try:
             box = field_by_gradient(net, noise, one.name, figures.middle(one))
-        except CamlucidaError:
+        except (LayerError, UnsupportedError):  # the network cuts gradients off: a dash
             box = None
         if box is not None and theory is not None:
             reached[one.name] = f"{box.y1 - box.y0:g} × {box.x1 - box.x0:g}"
@@ -155,7 +160,7 @@ def _theory(
     )
     text = (
         f"By recurrence over the traced graph, in pixels of a view of {view}. Gradient: the box that the gradient of the middle cell reaches in "
-        f"a picture of noise, cut to the view; measured for the layers drawn, and the same as by recurrence for {agree} of {len(reached)}. ReLU and max pooling may stop it at an edge."
+        f"a picture of noise, cut to the view; measured for the layers drawn, and the same as by recurrence for {agree} of {len(reached)}. A dash: not drawn, or cut off by the network. ReLU and max pooling may stop it at an edge."
     )
     blocks: list[Any] = [Table([*rows[0]], [[*row.values()] for row in rows])]
     if shown:

@@ -36,6 +36,14 @@ def layers_of(net: Network, names: str) -> list[Layer]:
     return [net.find_layer(one.strip(), blank) for one in names.split(",") if one.strip()]
 
 
+def say_fewer(pictures: int, top: int) -> None:
+    """Says on stderr where there are fewer pictures than are asked for of each unit."""
+    import sys
+
+    if pictures < top:
+        print(f"{pictures} pictures, fewer than --top {top}: all of them are taken", file=sys.stderr)
+
+
 def finish(
     options: Common,
     folder: ProbeFolder,

@@ -231,6 +231,11 @@ def _discrepancy(
     grid = network.structure(pixels).grid(layer, view)
     position = tuple(o + c * s for o, c, s in zip(grid.offset, peak.cell, grid.stride, strict=True))
     tops, lefts = (_places(p, patch, stride, side) for p, side in zip(position, view, strict=True))
+    if not (len(tops) and len(lefts)):
+        raise UsageError(
+            "empirical_field", got=f"no place for a patch of {patch} every {stride} pixels in a view of {view[0]} × {view[1]}",
+            do="take a smaller stride or patch",
+        )  # fmt: skip
     corners = torch.cartesian_prod(torch.from_numpy(tops), torch.from_numpy(lefts)).reshape(-1, 2)
     contents = _noise(pixels, (len(corners), patch), seed * 1_000_003 + peak.picture)
     with taps.borrowed(network.module):
