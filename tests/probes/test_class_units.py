@@ -1,5 +1,5 @@
 """Class-specific units: ranks, strongest pictures, segments and contributions against closed forms and slow loops."""
-# mypy: disable-error-code="union-attr,arg-type"
+# mypy: disable-error-code="union-attr,arg-type,operator"
 
 from __future__ import annotations
 

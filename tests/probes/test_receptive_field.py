@@ -183,6 +183,20 @@ def test_computing_what_changes_equals_plain_inference(kind):
             empirical_field(net, layer, 3, x, engine="incremental", **options)
 
 
+def test_graphs_of_many_shapes_that_are_not_all_kept(monkeypatch):
+    monkeypatch.setattr("camlucida.networks.network.KEPT_SHAPES", 1)
+    net = cl.wrap(gap().double())
+    random = torch.Generator().manual_seed(0)
+    shapes = [(20, 28), (24, 20), (20, 28), (24, 20)]
+    given = [cl.values.Batch.of(torch.randn(1, 3, *shape, generator=random).double()) for shape in shapes]
+    plain, found = (
+        empirical_field(net, "features.1", 1, Pictures(net, given), patch=6, stride=4, engine=engine)
+        for engine in ("plain", "incremental")
+    )
+    assert sorted(one.peak.picture for one in found.pictures) == [0, 1, 2, 3]
+    np.testing.assert_allclose(found.values, plain.values, rtol=1e-6, atol=1e-9)
+
+
 def test_the_embedded_network_in_float32():
     net = cl.load("embedded")
     x = torch.randn(1, 3, 64, 80, generator=torch.Generator().manual_seed(0))

@@ -240,7 +240,7 @@ def segment(activation: NDArray[np.float32], grid: Grid, around: Box | None) -> 
         over = F.interpolate(laid, grid.view, mode="bilinear", align_corners=False)[0, 0]
         return (over >= LEVEL * values.max()).numpy()
     for axis, (length, offset, stride) in enumerate(zip(grid.view, grid.offset, grid.stride, strict=True)):
-        laid = sample(laid, 2 + axis, (np.arange(length) + 0.5 - offset) / stride)
+        laid = sample(laid, 2 + axis, (np.arange(length, dtype=np.float64) + 0.5 - offset) / stride)
     mask = (laid >= LEVEL * values.max()).float()
     (down, across) = grid.stride
     sides = (-around.y0 - down / 2, around.y1 - down / 2, -around.x0 - across / 2, around.x1 - across / 2)

@@ -267,7 +267,7 @@ def _changes(
     """|activation − activation with a patch| at the cell, for each patch `(P,)`; how it was computed."""
     with taps.Footprint() as footprint:
         whole = network.run(pixels, [layer.point]).tapped[layer.point]
-    clean = layer.cells(whole)[(0, unit, *cell)]
+    clean = layer.cells(whole)[0, unit, cell[0], cell[1]]
     if engine != "plain":
         try:
             return _incremental(network, pixels, layer, unit, cell, corners, contents, whole)
@@ -285,7 +285,7 @@ def _changes(
         for copy, (y, x), new in zip(copies, corners[some].tolist(), contents[some], strict=True):
             copy[:, y : y + side, x : x + side] = new
         maps = layer.cells(network.run(copies, [layer.point]).tapped[layer.point])
-        values[some] = (maps[(slice(None), unit, *cell)] - clean).abs()
+        values[some] = (maps[:, unit, cell[0], cell[1]] - clean).abs()
     return values, note
 
 
@@ -304,9 +304,9 @@ def _incremental(
             reach &= torch.from_numpy((low <= cell[side]) & (cell[side] <= high))
     near = reach.nonzero()[:, 0]
     values = whole.new_zeros(len(corners))
-    clean = layer.cells(edits.runner.output)[(0, 0, *cell)]
+    clean = layer.cells(edits.runner.output)[0, 0, cell[0], cell[1]]
     for at, maps in edits.outputs(corners[near], contents[near]):
-        values[near[at]] = (layer.cells(maps)[(slice(None), 0, *cell)] - clean).abs()
+        values[near[at]] = (layer.cells(maps)[:, 0, cell[0], cell[1]] - clean).abs()
     return values, f"incremental: {edits.words.removesuffix(', whole maps from none on')}"
 
 

@@ -22,18 +22,16 @@ def unit_graph(network: Network, pixels: Tensor, layer: Layer, unit: int) -> Loc
     channels of the layer are computed, but never laid out as whole maps. Call it inside `taps.borrowed`. Raises
     UnsupportedError with the reason."""
     whole = local_graph(network, pixels)
-    key = ("node of a layer", tuple(pixels.shape[1:]), network.precision, layer.name)
-
-    def look() -> fx.Node | str:
+    if layer.name not in whole.layers:
         try:
-            found = _node(network, pixels, layer, whole)
+            whole.layers[layer.name] = _node(network, pixels, layer, whole)
         except RuntimeError as error:
-            return f"the exported graph does not run: {str(error).splitlines()[0][:150]}"
-        return found or f"no operation of the exported graph gives what layer {layer.name} gives"
-
-    found = network.keep(key, look)
-    if isinstance(found, str):
-        raise UnsupportedError(found)
+            whole.layers[layer.name] = f"the exported graph does not run: {str(error).splitlines()[0][:150]}"
+    found = whole.layers[layer.name]
+    if not isinstance(found, fx.Node):
+        raise UnsupportedError(
+            found or f"no operation of the exported graph gives what layer {layer.name} gives"
+        )
     needed, queue = {whole.pixels}, [found]
     while queue:
         node = queue.pop()
