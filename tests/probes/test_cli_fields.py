@@ -93,7 +93,7 @@ def test_units_of_a_class(photos, tmp_path, capsys):
     ]
     assert main([*command, "--json"]) == 3
     out, err = capsys.readouterr()
-    assert "3 pictures, fewer than --top 4: all of them are taken" in err
+    assert "3 pictures, fewer than --top 4: all are taken" in err
     said = json.loads(out)["classes"]
     net = cl.load("embedded")
     weight = net.structure(net.blank()).head.weight.detach()

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 FIELDS = {
     "empirical": "grown to its empirical field",
     "theoretical": "grown to its field by recurrence",
-    "map": "as its map is",
+    "map": "not grown",
 }
 
 
