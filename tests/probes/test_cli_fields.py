@@ -87,7 +87,7 @@ def test_units_of_a_class(photos, tmp_path, capsys):
         "--classes",
         "7,espresso",
         "--top",
-        "2",
+        "4",
         "--out",
         "out",
     ]
