@@ -41,7 +41,10 @@ def say_fewer(pictures: int, top: int) -> None:
     import sys
 
     if pictures < top:
-        print(f"{pictures} picture{'s' if pictures != 1 else ''}, fewer than --top {top}: all are taken", file=sys.stderr)
+        print(
+            f"{pictures} picture{'s' if pictures != 1 else ''}, fewer than --top {top}: all are taken",
+            file=sys.stderr,
+        )
 
 
 def finish(
