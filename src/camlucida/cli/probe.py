@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 KINDS: dict[str, str] = {
+    "class-units": "the units that speak for a class, and what each adds to a logit",
     "receptive-field": "how much of the picture each layer's units see",
     "evolution": "how units and layers form over the checkpoints of a run",
     "invariance": "how far features move while a picture is shifted, enlarged and turned",

@@ -36,6 +36,17 @@ def layers_of(net: Network, names: str) -> list[Layer]:
     return [net.find_layer(one.strip(), blank) for one in names.split(",") if one.strip()]
 
 
+def say_fewer(pictures: int, top: int) -> None:
+    """Says on stderr where there are fewer pictures than are asked for of each unit."""
+    import sys
+
+    if pictures < top:
+        print(
+            f"{pictures} picture{'s' if pictures != 1 else ''}, fewer than --top {top}: all are taken",
+            file=sys.stderr,
+        )
+
+
 def finish(
     options: Common,
     folder: ProbeFolder,

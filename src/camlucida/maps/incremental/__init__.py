@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 
 from camlucida import taps
 from camlucida.errors import UnsupportedError, UsageError
-from camlucida.maps.incremental.graph import local_graph
+from camlucida.maps.incremental.graph import LocalGraph, local_graph
 from camlucida.maps.incremental.runner import Runner
 from camlucida.maps.schedule import is_out_of_memory
 from camlucida.networks.network import Network, logits_of
@@ -29,11 +29,14 @@ class Edits:
     """Outputs of `network` for local edits of one picture `pixels (1, C, H, W)`; use it inside `taps.borrowed`.
 
     `expected`: the module's own output for the picture. Raises UnsupportedError, with the reason, where the network
-    cannot be followed. `words`: how far windows carry.
+    cannot be followed. `words`: how far windows carry. `graph`: another than the whole network's, as `inner.unit_graph`;
+    its outputs are then followed, and `expected` is what the module gives there.
     """
 
-    def __init__(self, network: Network, pixels: Tensor, expected: Any) -> None:
-        graph = self.graph = local_graph(network, pixels)
+    def __init__(
+        self, network: Network, pixels: Tensor, expected: Any, graph: LocalGraph | None = None
+    ) -> None:
+        graph = self.graph = graph or local_graph(network, pixels)
         self.words = graph.words
         self.pixels = network.as_input(pixels)
         wanted = pytree.tree_leaves(expected)

@@ -73,6 +73,7 @@ class LocalGraph:
     output: fx.Node
     stopped_by: tuple[str, ...]  # the operations at which windows end, in words
     transformed: dict[Any, Any] = field(default_factory=dict)  # weights prepared by the runner
+    layers: dict[str, Any] = field(default_factory=dict)  # by name, the node that gives what a layer gives
     refused: str = ""  # why it is not to be used
 
     @property
