@@ -2,12 +2,13 @@
 
 from camlucida.taps.adding import Constants, constants
 from camlucida.taps.borrowing import borrowed, channels_last, lent
+from camlucida.taps.bypassing import bypassed
 from camlucida.taps.footprint import Footprint
 from camlucida.taps.rectifying import rectified
 from camlucida.taps.running import PIXELS, Point, Run, run, watched
 from camlucida.taps.tracing import OPAQUE, Operation, Trace, Value, trace
 
 __all__ = [
-    "OPAQUE", "PIXELS", "Constants", "Footprint", "Operation", "Point", "Run", "Trace", "Value", "borrowed", "channels_last",
+    "OPAQUE", "PIXELS", "Constants", "Footprint", "Operation", "Point", "Run", "Trace", "Value", "borrowed", "bypassed", "channels_last",
     "constants", "lent", "rectified", "run", "trace", "watched",
 ]  # fmt: skip
