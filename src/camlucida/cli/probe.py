@@ -4,6 +4,7 @@ from __future__ import annotations
 
 KINDS: dict[str, str] = {
     "receptive-field": "how much of the picture each layer's units see",
+    "ablation": "which classes fall when a unit or layer is silenced; variants that were trained, side by side",
 }
 HELP = f"""Open a network: what its units see, where, and what they are for. Every probe writes a folder: report.html with
 the figures, the raw numbers beside it.

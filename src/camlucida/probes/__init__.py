@@ -3,5 +3,6 @@
 from camlucida.probes.ablation import Ablation
 from camlucida.probes.layer_ablation import ablate_layers
 from camlucida.probes.unit_ablation import ablate_units
+from camlucida.probes.variants import Variant, depth, variant
 
-__all__ = ["Ablation", "ablate_layers", "ablate_units"]
+__all__ = ["Ablation", "Variant", "ablate_layers", "ablate_units", "depth", "variant"]
