@@ -178,15 +178,18 @@ def test_variants_side_by_side(runs, data, tmp_path):
     rows = table(out / "variants.csv")
     assert [row["change"] for row in rows] == ["as the recipe", "without 3, 4", "without 3, 4, 6"]
     for run, row in zip(runs, rows, strict=True):
-        net, wrong = cl.load(f"{run}/network.safetensors"), []
+        net, wrong, tuning = cl.load(f"{run}/network.safetensors"), [], []
         for example in datasets.load([data]).relabelled(LABELS).examples:
             if "broken" not in example.source.name:
                 five = net.predict(net.preprocess([example.source.read()])).classes[0].tolist()
                 wrong.append((five[0] != example.label, example.label not in five))
+                tuning.append(example.is_tuning)
         assert (float(row["val_top1"]), float(row["val_top5"])) == pytest.approx(
             tuple(100 * np.mean(wrong, 0))
         )
-        assert row["train_top1"] == row["val_top1"]
+        assert 0 < sum(tuning) < len(tuning)
+        learnt = [one for one, (top1, _) in zip(tuning, wrong, strict=True) if top1 and not one]
+        assert float(row["train_top1"]) == pytest.approx(100 * len(learnt) / (len(tuning) - sum(tuning)))
         assert float(row["val_top1_low"]) < float(row["val_top1"]) < float(row["val_top1_high"])
         assert int(row["parameters"]) == sum(p.numel() for p in net.module.parameters())
     assert rows[0]["more_than_base"] == ""

@@ -39,13 +39,13 @@ class Options(probing.Common):
     runs: tuple[str, ...] = ()
     """Run folders of variants that were trained; nothing is silenced then."""
     train: tuple[str, ...] = ()
-    """With --runs: the pictures they were trained on, for the training error; without, the log's, of augmented crops."""
+    """With --runs: the data they were trained on, for the training error (without what --split of camlucida train kept back); otherwise it is the log's, of augmented crops."""
     split: Literal["all", "train", "tuning"] = "all"
     """tuning: one picture in five by file name; train: the rest."""
     subset: str | None = None
     """Published split to read: train, val, test or what docs/data.md names; without it, all that has labels."""
     limit: int | None = None
-    """Only this many pictures, spread evenly over the set."""
+    """Only this many pictures of a set, spread evenly over it."""
     shown: int = 24
     """Units on the page; the files have all."""
     batch: int = 64
@@ -89,7 +89,7 @@ def _silence(options: Options, command: Sequence[str]) -> int:
 
     units = _numbers(options.units) if options.units is not None else None
     net = choices.network(options.network)
-    data = _data(options, options.data).relabelled(net.card.labels)
+    data = _data(options, options.data, options.split).relabelled(net.card.labels)
     data = replace(data, examples=_limited(data, options.limit))
     if data.multi_label:
         raise UsageError("ablation", got="pictures with several labels", allowed="one class a picture")
@@ -142,31 +142,42 @@ def _variants(options: Options, command: Sequence[str]) -> int:
     from camlucida.report.probe_folder import ProbeFolder
     from camlucida.report.probe_page import Page
 
-    data, train = (_data(options, given) if given else None for given in (options.data, options.train))
+    logs = [
+        training.read(Path(one) / "log.jsonl") if (Path(one) / "log.jsonl").is_file() else training.Log()
+        for one in options.runs
+    ]
+    data, train = (
+        _data(options, given, split) if given else None
+        for given, split in ((options.data, options.split), (options.train, "all"))
+    )
+    learnt = [
+        None
+        if train is None
+        else replace(part := train.split(_split(log)), examples=_limited(part, options.limit))
+        for log in logs
+    ]
     if data is not None:
         data = replace(data, examples=_limited(data, options.limit))
     folder = ProbeFolder.open(options.out, "ablation", command, overwrite=options.overwrite)
     rejected: dict[str, str] = {}
-    total = len(options.runs) * sum(len(one) for one in (data, train) if one is not None)
+    total = sum(len(one) for one in (*[data] * len(logs), *learnt) if one is not None)
     with progress.bar("pictures", total) as bar:
         found = [
             variant(
-                one, data, train, device=options.network.device, batch=options.batch, workers=options.workers, rejected=rejected, done=bar
+                one, data, own, device=options.network.device, batch=options.batch, workers=options.workers, rejected=rejected,
+                done=bar,
             )
-            for one in options.runs
+            for one, own in zip(options.runs, learnt, strict=True)
         ]  # fmt: skip
-    logged = []
-    for one in options.runs:
-        file = Path(one) / "log.jsonl"
-        epochs = training.read(file).epochs if file.is_file() else {}
-        logged.append(epochs[max(epochs)] if epochs else {})
+    logged = [log.epochs[max(log.epochs)] if log.epochs else {} for log in logs]
     rows = figures.variants_table(found, logged)
     folder.table("variants", rows)
     words = figures.variants_finding(depth(found), rows)
     sources = [
         f"Validation: {len(data):,} pictures given, by the centre crop, 95 % intervals (of differences: on the same pictures)."
         if data is not None else "Validation: the tuning split, as each run's log has it.",
-        f"Training: {len(train):,} pictures given, by the centre crop." if train is not None
+        f"Training: those of the given pictures that each was trained on ({len(learnt[0]):,} in the first), by the centre crop."
+        if learnt[0] is not None
         else "Training: the last epoch's, as each run's log has it: of augmented crops, with dropout.",
     ]  # fmt: skip
     page = Page(
@@ -177,14 +188,20 @@ def _variants(options: Options, command: Sequence[str]) -> int:
     return probing.finish(options, folder, page, None, about, words, [*rejected.items()])
 
 
-def _data(options: Options, given: Sequence[str]) -> DataSet:
+def _split(log: Any) -> str:
+    """The part of its data that a run was trained on, as its command says."""
+    words = [part for word in log.commands[0] for part in word.split("=")] if log.commands else []
+    return words[words.index("--split") + 1] if "--split" in words else "all"
+
+
+def _data(options: Options, given: Sequence[str], split: str) -> DataSet:
     """Labelled pictures. Raises UsageError."""
     import sys
 
     from camlucida.errors import UsageError
     from camlucida.images import datasets
 
-    data = datasets.load(given, subset=options.subset).split(options.split)
+    data = datasets.load(given, subset=options.subset).split(split)
     for note in data.notes:
         print(note, file=sys.stderr)
     if (bare := next((e for e in data.examples if e.label < 0), None)) is not None:

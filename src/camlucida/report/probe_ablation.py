@@ -89,7 +89,7 @@ def units_section(found: Ablation, shown: int) -> Section:
         whole = render.shade(change[:, seen], -limit, limit, "signed")
         scale = max(1, round(352 / len(seen)))
         tall = max(1, min(scale, TALL // len(order)))
-        alt = f"{len(order)} units in the order of what they lose, by {len(seen)} classes; from {-limit:.1f} to {limit:.1f} points"
+        alt = f"{len(order)} units in the order of what they lose, by {len(seen)} classes; from −{limit:.1f} to {limit:.1f} points"
         patches.append(
             Patch(
                 whole.repeat(tall, 0).repeat(scale, 1),
@@ -101,7 +101,7 @@ def units_section(found: Ablation, shown: int) -> Section:
         Strip(
             patches,
             "Which classes fall with which unit",
-            f"Change of the mean probability of a class over its pictures, from {-limit:.0f} (blue) over 0 to {limit:.0f} points (red).",
+            f"Change of the mean probability of a class over its pictures, from −{limit:.0f} (blue) over 0 to {limit:.0f} points (red).",
             "large",
         )
     )
