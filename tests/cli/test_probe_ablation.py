@@ -164,7 +164,8 @@ def runs(tmp_path_factory):
         packed(place / name / "network.safetensors", **arguments)
         made = recipes.load("alexnet-twin", {"name": name, "arguments": arguments, "epochs": 2})
         (place / name / "recipe.toml").write_text(recipes.to_toml(made))
-        lines = [
+        lines: list[dict[str, object]] = [{"kind": "command", "command": ["camlucida train", "--split", "train"]}]
+        lines += [
             {"kind": "epoch", "epoch": i, "step": i, "error": 90.0 - i, "top1": 10.0 + i, "top5": 40.0}
             for i in (1, 2)
         ]
