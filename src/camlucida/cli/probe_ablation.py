@@ -1,13 +1,13 @@
 """What a trained network loses when a unit, or a whole layer, is silenced: which classes fall, on labelled pictures.
 
-camlucida probe ablation pictures/val --out ablated/                          every unit of the layer before pooling, and every layer
-camlucida probe ablation pictures/val --network alexnet.safetensors --layer features.conv5 --units 0-31,40 --out ablated/
-camlucida probe ablation pictures/val --layer stages.2 --value mean --layers none --limit 500 --out ablated/
+  camlucida probe ablation pictures/val --out ablated/                          every unit of the layer before pooling, and every layer
+  camlucida probe ablation pictures/val --network alexnet.safetensors --layer features.conv5 --units 0-31,40 --out ablated/
+  camlucida probe ablation pictures/val --layer stages.2 --value mean --layers none --limit 500 --out ablated/
 
 The same question with training, as the ZF paper asks it: variants by camlucida train … --remove 3,4 or --widths 6:2048,
 and their run folders side by side, the unchanged one among them:
 
-camlucida probe ablation pictures/val --runs runs/alexnet-twin runs/alexnet-twin-without-3-4 --train pictures/train --out variants/
+  camlucida probe ablation pictures/val --runs runs/alexnet-twin runs/alexnet-twin-without-3-4 --train pictures/train --out variants/
 """
 
 from __future__ import annotations
