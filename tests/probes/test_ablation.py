@@ -1,8 +1,11 @@
 """Units and layers silenced on a trained network, against plain hooks and whole forward passes."""
 
+# mypy: disable-error-code="union-attr,index,operator,assignment"
+
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -77,7 +80,9 @@ NETWORKS: dict[str, tuple[Callable[[], cl.Network], str, str | None]] = {
 }
 
 
-def slow(net: cl.Network, examples, change: Callable[[str], Callable], parts) -> dict[str, np.ndarray]:
+def slow(
+    net: cl.Network, examples, change: Callable[[Any], tuple[str, Callable]], parts
+) -> dict[str, np.ndarray]:
     """One whole pass a picture and part, with a plain hook that `change` gives for the part."""
     truth, before, after = [], [], []
     for example in examples:

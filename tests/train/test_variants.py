@@ -77,7 +77,7 @@ def test_the_command_line_trains_a_variant_that_rebuilds_itself(data, tmp_path, 
     assert net.card.trained_by.startswith("recipe short-without-3-4-7-6-320")
     names = [name for name, _ in net.module.named_parameters() if name.endswith("weight")]
     assert names == ["features.conv1.weight", "features.conv2.weight", "features.conv5.weight", "classifier.fc6.weight", "classifier.fc8.weight"]  # fmt: skip
-    assert net.module.classifier.fc6.out_features == 20
+    assert net.module.get_submodule("classifier.fc6").out_features == 20
     capsys.readouterr()
     assert main([*words, "--out", str(out), "--remove", "3,4,7", "--widths", "6:320", "--resume"]) == 0
     assert main([*words, "--out", str(tmp_path / "other"), "--remove", "8"]) == 2

@@ -181,10 +181,10 @@ def heat(values: NDArray, rows: Sequence[str], columns: Sequence[str], limit: fl
         f'<text transform="translate({left + CELL * i + 11} {top - 5}) rotate(-90)">{escape(name)}</text>'
         for i, name in enumerate(columns)
     ]
-    worst = np.unravel_index(int(np.nanargmin(values)), values.shape) if values.size else (0, 0)
     words = f"{len(rows)} units by {len(columns)} classes"
     if values.size:
-        words += f"; the deepest fall, {values[worst]:.1f} points, is of {columns[worst[1]]} without unit {rows[worst[0]]}"
+        row, column = divmod(int(np.nanargmin(values)), len(columns))
+        words += f"; the deepest fall, {values[row, column]:.1f} points, is of {columns[column]} without unit {rows[row]}"
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {max(left + across + 8, 240)} {top + down + 6}" role="img" '
         f'aria-label="{escape(words)}" font-family="sans-serif" font-size="10" fill="currentColor">{"".join(parts)}</svg>'
