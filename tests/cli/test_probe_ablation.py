@@ -164,7 +164,9 @@ def runs(tmp_path_factory):
         packed(place / name / "network.safetensors", **arguments)
         made = recipes.load("alexnet-twin", {"name": name, "arguments": arguments, "epochs": 2})
         (place / name / "recipe.toml").write_text(recipes.to_toml(made))
-        lines: list[dict[str, object]] = [{"kind": "command", "command": ["camlucida train", "--split", "train"]}]
+        lines: list[dict[str, object]] = [
+            {"kind": "command", "command": ["camlucida train", "--split", "train"]}
+        ]
         lines += [
             {"kind": "epoch", "epoch": i, "step": i, "error": 90.0 - i, "top1": 10.0 + i, "top5": 40.0}
             for i in (1, 2)
@@ -177,7 +179,11 @@ def test_variants_side_by_side(runs, data, tmp_path):
     out = tmp_path / "out"
     assert main(["probe", "ablation", data, "--runs", *runs, "--train", data, "--out", str(out)]) == 3
     rows = table(out / "variants.csv")
-    assert [row["change"] for row in rows] == ["as the recipe", "without 3, 4", "without 3, 4, 6"]
+    assert [row["change"] for row in rows] == [
+        "as the recipe",
+        "without layers 3, 4",
+        "without layers 3, 4, 6",
+    ]
     for run, row in zip(runs, rows, strict=True):
         net, wrong, tuning = cl.load(f"{run}/network.safetensors"), [], []
         for example in datasets.load([data]).relabelled(LABELS).examples:
@@ -197,7 +203,7 @@ def test_variants_side_by_side(runs, data, tmp_path):
     assert float(rows[2]["more_than_base"]) == pytest.approx(
         float(rows[2]["val_top1"]) - float(rows[0]["val_top1"])
     )
-    assert "without 3, 4, 6" in (out / "report.html").read_text(encoding="utf-8")
+    assert "without layers 3, 4, 6" in (out / "report.html").read_text(encoding="utf-8")
 
 
 def test_variants_without_pictures_are_what_their_logs_say(runs, tmp_path, capsys):

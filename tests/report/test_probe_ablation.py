@@ -46,7 +46,7 @@ def test_the_sentence_says_what_the_counts_say():
     assert "1 costs top-1 accuracy (50.0%)" in said
     assert "1 holds it down" in said
     assert "unit 4: −15.0 points" in said
-    assert "most of class 0 (−24.0)" in said
+    assert "most of class 0 (−24.0 of 100)" in said
     said = probe_ablation.finding(made([[0, 0, 0], [0, 0, 0]], [[0, 0, 0], [0, 0, 0]]), None)
     assert "none costs" in said
     assert "Most is lost" not in said
@@ -56,7 +56,7 @@ def test_layers_that_leave_nothing_are_told_apart():
     found = made([[8, 0, 0], [60, 20, 0]], [[0, 0, 0], [10, 0, 0]], (False, True), "")
     said = probe_ablation.finding(None, found)
     assert "moves by −5.0 (a) to −5.0 points (a)" in said
-    assert "1 layer cannot be passed by: at its mean" in said
+    assert "Above 1 layer at its mean, nothing of the picture is left." in said
     section = probe_ablation.layers_section(found)
     assert section.blocks[1].rows[1][1] == "mean, blind"
 

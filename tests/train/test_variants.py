@@ -22,7 +22,7 @@ ALEXNET = Recipe(
 def test_a_variant_says_so_and_reads_back():
     found = varied(recipe.load("alexnet-twin"), "3,4", "6:2048, 7:8192")
     assert found.name == "alexnet-twin-without-3-4-6-2048-7-8192"
-    assert found.about.endswith("Here without 3, 4; 6: 2048 units, 7: 8192 units.")
+    assert found.about.endswith("Here without layers 3, 4; 6: 2048 units, 7: 8192 units.")
     assert found.arguments == {"width": 0.25, "size": 128, "remove": [3, 4], "widths": {"6": 2048, "7": 8192}}
     assert recipe.from_dict(tomllib.loads(recipe.to_toml(found))) == found
     with torch.device("meta"):
@@ -33,7 +33,7 @@ def test_a_variant_says_so_and_reads_back():
 
 
 def test_changes_in_words():
-    assert change({"remove": (3, 4)}) == "without 3, 4"
+    assert change({"remove": (3, 4)}) == "without layers 3, 4"
     assert change({"widths": {6: 2048}}) == "6: 2048 units"
     assert change({"width": 0.25, "widths": [8, 8]}) == ""  # another network's
 

@@ -51,9 +51,9 @@ def finding(units: Ablation | None, layers: Ablation | None) -> str:
                 f"{_points(layers.change[best])} points ({layers.parts[best]})."
             )
         if blind:
+            whose = "its" if blind == 1 else "their"
             words.append(
-                f"{_count(range(blind), 'layer')} cannot be passed by: at {'its' if blind == 1 else 'their'} mean, nothing of "
-                f"the picture is left above {'it' if blind == 1 else 'them'}."
+                f"Above {_count(range(blind), 'layer')} at {whose} mean, nothing of the picture is left."
             )
     return " ".join(words)
 
@@ -220,7 +220,8 @@ def variants_section(rows: Sequence[dict[str, Any]], source: str) -> Section:
     def ranged(row: dict[str, Any], name: str, low: str, high: str) -> str | None:
         if row[name] is None:
             return None
-        return f"{row[name]:.1f}" + ("" if row[low] is None else f" ({row[low]:.1f} … {row[high]:.1f})")
+        between = "" if row[low] is None else f" ({row[low]:.1f}\u00a0…\u00a0{row[high]:.1f})"
+        return f"{row[name]:.1f}{between}".replace("-", "−")
 
     head = [
         "change",
@@ -263,9 +264,9 @@ def variants_finding(claim: Depth | None, rows: Sequence[dict[str, Any]]) -> str
         else "that they count for more together than in part is not shown by these pictures"
     )  # fmt: skip
     return (
-        f"{claim.whole.change.capitalize()} the top-1 error is {_points(claim.cost[0])} points above the unchanged network's "
-        f"({_points(claim.cost[1][0])} … {_points(claim.cost[1][1])}), {claim.worst.change}, the worst of its parts, "
-        f"{_points(claim.worst_cost[0])} ({_points(claim.worst_cost[1][0])} … {_points(claim.worst_cost[1][1])}): {said} "
+        f"{claim.whole.change.capitalize()} the top-1 error moves by {_points(claim.cost[0])} points against the unchanged "
+        f"network's ({_points(claim.cost[1][0])} … {_points(claim.cost[1][1])}), {claim.worst.change}, the worst of its parts, "
+        f"by {_points(claim.worst_cost[0])} ({_points(claim.worst_cost[1][0])} … {_points(claim.worst_cost[1][1])}): {said} "
         f"(difference {_points(more)}, {_points(low)} … {_points(high)})."
     )
 
@@ -285,8 +286,8 @@ def _table(found: Ablation, which: Sequence[int], what: str) -> Table:
     ]
     table = [
         [
-            found.parts[i], round(100 * float(found.change[i]), 2), f"{_points(low[i])} … {_points(high[i])}",
-            round(100 * float(found.probability_lost[i]), 2), _of_classes(found, i, 3).removeprefix(", most of ") or None,
+            found.parts[i], round(100 * float(found.change[i]), 2), f"{_points(low[i])}\u00a0…\u00a0{_points(high[i])}",
+            round(100 * float(found.probability_lost[i]), 2), _of_classes(found, i, 3).removeprefix(", most of ") or "–",
         ]
         for i in which
     ]  # fmt: skip
@@ -299,7 +300,9 @@ def _table(found: Ablation, which: Sequence[int], what: str) -> Table:
 
 def _of_classes(found: Ablation, part: int, most: int) -> str:
     change = found.class_change[part]
-    fallen = [f"{_name(found, c)} ({_points(change[c])})" for c in found.falls(part, most)]
+    fallen = [
+        f"{_name(found, c)} ({_points(change[c])} of {found.pictures[c]})" for c in found.falls(part, most)
+    ]
     return f", most of {', '.join(fallen)}" if fallen else ""
 
 

@@ -44,9 +44,9 @@ def varied(recipe: Recipe, remove: str | None = None, widths: str | None = None)
 
 
 def change(arguments: Mapping[str, Any]) -> str:
-    """What a network's arguments change, in words: `without 3, 4; 6: 2048 units, 7: 2048 units`; empty where nothing is."""
+    """What a network's arguments change, in words: `without layers 3, 4; 6: 2048 units, 7: 2048 units`; empty where nothing is."""
     removed, widths = arguments.get("remove"), arguments.get("widths")
-    words = ["without " + ", ".join(map(str, removed))] if removed else []
+    words = [f"without layer{'s' * (len(removed) > 1)} " + ", ".join(map(str, removed))] if removed else []
     if isinstance(widths, Mapping) and widths:
         words.append(", ".join(f"{n}: {units} units" for n, units in widths.items()))
     return "; ".join(words)
