@@ -12,6 +12,7 @@ from PIL import Image
 
 from camlucida.probes import Ablation
 from camlucida.report import probe_ablation
+from camlucida.report.probe_page import Table
 from camlucida.values import Label
 
 LABELS = tuple(Label(f"n{i}", f"class {i}, also") for i in range(3))
@@ -58,7 +59,9 @@ def test_layers_that_leave_nothing_are_told_apart():
     assert "moves by −5.0 (a) to −5.0 points (a)" in said
     assert "Above 1 layer at its mean, nothing of the picture is left." in said
     section = probe_ablation.layers_section(found)
-    assert section.blocks[1].rows[1][1] == "mean, blind"
+    table = section.blocks[1]
+    assert isinstance(table, Table)
+    assert table.rows[1][1] == "mean, blind"
 
 
 def test_the_strip_is_blue_where_a_class_falls_and_grey_at_zero():
