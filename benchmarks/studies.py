@@ -2,6 +2,7 @@
 
     python benchmarks/studies.py prepare DATA WORK      50 of the 200 classes → WORK/train.zip, WORK/val.zip
     python benchmarks/studies.py train WORK [RUN …]     every run that is not done yet, in order; resumes what was stopped
+    python benchmarks/studies.py ablate WORK [SEED …]   the variants of alexnet-64 (ZF paper, section 5.1) trained and tabled
     python benchmarks/studies.py measure WORK           what is trained and not measured yet → WORK/measured.jsonl
     python benchmarks/studies.py table FILE.jsonl       the measured figures as a table
 
@@ -37,6 +38,10 @@ ONCE = (
     "alexnet-twin", "alexnet-gap-twin", "alexnet-star-gap-twin", "nin-twin", "zfnet-twin",
     "vgg-a-64", "vgg-d-256-64", "vgg-d-384-64", "vgg-d-jitter-64",
     "vgg-shallow-b-64", "vgg-b-64", "vgg-c-256-64", "vgg-a-lrn-64",
+)  # fmt: skip
+ABLATION = (
+    "alexnet-64", "alexnet-64-without-3-4", "alexnet-64-without-7", "alexnet-64-without-6-7", "alexnet-64-without-3-4-6-7",
+    "alexnet-64-fc-2048", "alexnet-64-fc-8192",
 )  # fmt: skip
 FOR_PROBES, KEPT = ("alexnet-twin", "zfnet-twin"), "1,2,5,10,20,30,40,64"
 RUNS = (
@@ -74,7 +79,8 @@ def prepare(data: Path, work: Path) -> None:
 
 
 def train(work: Path, wanted: list[str], workers: str) -> None:
-    known = {f"{name}@{seed}": (name, seed) for name, seed in RUNS}
+    every = [*RUNS, *((name, seed) for seed in range(10) for name in ABLATION)]
+    known = {f"{name}@{seed}": (name, seed) for name, seed in every}
     chosen = [known[w if "@" in w else f"{w}@0"] for w in wanted] or list(RUNS)
     for name, seed in chosen:
         place = work / f"seed-{seed}"
@@ -93,6 +99,28 @@ def train(work: Path, wanted: list[str], workers: str) -> None:
         words += ["--start", "../seed-0/runs/googlenet-twin/network.safetensors"] if name in THRICE else []
         words += ["--out", f"runs/{name}", *(["--resume"] if out.exists() else []), "--workers", workers]
         words += ["--epochs", "64", "--keep-epochs", KEPT] if name in FOR_PROBES else []
+        print(" ".join(["camlucida", *words]), f"   (in {place})", flush=True)
+        subprocess.run([sys.executable, "-m", "camlucida", *words], cwd=place, check=True, env=os.environ)
+
+
+def ablate(work: Path, seeds: list[int], workers: str) -> None:
+    """Trains the variants and writes WORK/seed-N/ablation: errors on all training and all validation pictures."""
+    for seed in seeds or [0]:
+        train(work, [f"{name}@{seed}" for name in ABLATION], workers)
+        place, data = (
+            work / f"seed-{seed}",
+            [str((work / f"{one}.zip").resolve()) for one in ("val", "train")],
+        )
+        words = [
+            "probe",
+            "ablation",
+            data[0],
+            "--runs",
+            *(f"runs/{name}" for name in ABLATION),
+            "--train",
+            data[1],
+        ]
+        words += ["--out", "ablation", "--overwrite"]
         print(" ".join(["camlucida", *words]), f"   (in {place})", flush=True)
         subprocess.run([sys.executable, "-m", "camlucida", *words], cwd=place, check=True, env=os.environ)
 
@@ -188,19 +216,24 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     steps = parser.add_subparsers(dest="step", required=True)
-    for step in ("prepare", "train", "measure", "table"):
+    for step in ("prepare", "train", "ablate", "measure", "table"):
         one = steps.add_parser(step)
         if step == "prepare":
             one.add_argument("data", type=Path)
         one.add_argument("work", type=Path)
         if step == "train":
             one.add_argument("runs", nargs="*")
+        if step == "ablate":
+            one.add_argument("seeds", nargs="*", type=int)
+        if step in ("train", "ablate"):
             one.add_argument("--workers", default="2")
     given = parser.parse_args()
     if given.step == "prepare":
         prepare(given.data, given.work)
     elif given.step == "train":
         train(given.work, given.runs, given.workers)
+    elif given.step == "ablate":
+        ablate(given.work, given.seeds, given.workers)
     elif given.step == "measure":
         measure(given.work)
     else:

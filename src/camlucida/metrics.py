@@ -187,3 +187,12 @@ def average_precision(scores: ArrayLike, truth: ArrayLike, points: int | None = 
     # Recall reaches i/(points − 1) with the hit of this number, counted in integers: 0.1 · 3 is not 0.3 in floats.
     needed = -(-np.arange(points) * int(hits[-1]) // (points - 1))
     return float(precision[np.searchsorted(hits, needed)].mean())
+
+
+def paired_interval(lost: ArrayLike, gained: ArrayLike, count: int) -> tuple[NDArray, NDArray]:
+    """95 % interval of the share (gained − lost) / count by which the same pictures are judged otherwise: `lost` were right
+    and no longer are, `gained` the reverse. Bonett and Price (2012): one added to both, so that no change is no certainty."""
+    lost, gained = np.asarray(lost, np.float64) + 1, np.asarray(gained, np.float64) + 1
+    change, moved = (gained - lost) / (count + 2), (gained + lost) / (count + 2)
+    half = 1.96 * np.sqrt((moved - change**2) / (count + 2))
+    return np.maximum(change - half, -1.0), np.minimum(change + half, 1.0)

@@ -10,6 +10,7 @@ KINDS: dict[str, str] = {
     "top": "the strongest pictures of every unit, cut to its field, beside their projections",
     "occlusion": "what hiding each place costs: the class, the strongest map, the most probable class",
     "correspondence": "whether the same part, hidden in several pictures, changes a layer alike",
+    "ablation": "which classes fall when a unit or layer is silenced; variants that were trained, side by side",
 }
 HELP = f"""Open a network: what its units see, where, and what they are for. Every probe writes a folder: report.html with
 the figures, the raw numbers beside it.

@@ -2,6 +2,7 @@
 
   camlucida train pictures/train --recipe googlenet-twin --split train --out runs/googlenet-twin
   camlucida train pictures/train --recipe googlenet-gap-twin --split train --out runs/googlenet-gap-twin
+  camlucida train pictures/train --recipe alexnet-twin --remove 3,4 --split train --out runs/alexnet-twin-without-3-4
 
 DATA are folders or zips of class folders, manifests with labels, or data sets as published (docs/data.md); several are joined.
 A recipe is a TOML file; DIR/recipe.toml is the one a run was made by, and a good one to begin your own with. One that starts
@@ -61,6 +62,10 @@ class Options:
     """Another precision than the recipe's: 32-true, bf16-mixed, 16-mixed, 64-true."""
     start: str | None = None
     """Weights to start from in place of the recipe's: a packed network, a checkpoint or a state dict."""
+    remove: Annotated[str | None, tyro.conf.arg(metavar="LAYERS")] = None
+    """Train the network without these layers, in the paper's numbers: 3,4 (alexnet, zfnet: 2 to 7). What follows takes what it gets."""
+    widths: Annotated[str | None, tyro.conf.arg(metavar="LAYER:UNITS")] = None
+    """Train it with other numbers of channels or units: 6:2048,7:2048 (alexnet, zfnet: 1 to 7); a twin has its share of them, a quarter."""
     shuffle_labels: int | None = None
     """Deal the labels of the training pictures out anew, by this seed: the network of a sanity check of maps (camlucida evaluate … --task faithfulness --permuted-network), of no other use."""
     fit_pca: bool = False
@@ -159,6 +164,7 @@ def _check(options: Options) -> frozenset[int]:
     """The epochs to keep. Raises UsageError."""
     from camlucida.errors import UsageError
     from camlucida.train import recipe as recipes
+    from camlucida.train import variants
 
     if options.resume and options.overwrite:
         raise UsageError("--resume and --overwrite together", do="give one of them")
@@ -173,7 +179,8 @@ def _check(options: Options) -> frozenset[int]:
         value = getattr(options, name)
         if value is not None and not value >= low:
             raise UsageError(f"--{name.replace('_', '-')}", got=value, allowed=f"≥ {low}")
-    recipes.load(options.recipe)  # a wrong name is said before the pictures are listed
+    found = recipes.load(options.recipe)  # a wrong name is said before the pictures are listed
+    variants.varied(found, options.remove, options.widths)
     try:
         return frozenset(int(epoch) for epoch in options.keep_epochs.split(",") if epoch.strip())
     except ValueError:
@@ -224,10 +231,11 @@ def _recipe(options: Options, data: DataSet, out: Path) -> Recipe:
     from camlucida.images.augment import fit_pca
     from camlucida.images.read import read_picture
     from camlucida.train import recipe as recipes
+    from camlucida.train import variants
 
     names = ("epochs", "batch", "seed", "precision", "start")
     changes = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-    recipe = recipes.load(options.recipe, changes)
+    recipe = variants.varied(recipes.load(options.recipe, changes), options.remove, options.widths)
     if options.shuffle_labels is not None:
         said = f"labels permuted (seed {options.shuffle_labels})"
         recipe = replace(recipe, data=f"{recipe.data}; {said}" if recipe.data else said)

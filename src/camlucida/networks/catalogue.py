@@ -289,8 +289,15 @@ def _without_training_only(module: nn.Module, state: Mapping[str, Tensor]) -> di
 def _takes_classes(name: str) -> bool:
     if name.startswith(("torchvision/", "timm/")):
         return True
-    signature = _signature(_imported(ARCHITECTURES.get(name, name)))
-    return signature is not None and "num_classes" in signature.parameters
+    return takes(name, "num_classes")
+
+
+def takes(architecture: str, argument: str) -> bool:
+    """Whether an architecture of the catalogue, or the user's own, has an argument of that name."""
+    if architecture.startswith(("torchvision/", "timm/")):
+        return False
+    signature = _signature(_imported(ARCHITECTURES.get(architecture, architecture)))
+    return signature is not None and argument in signature.parameters
 
 
 def _signature(builder: Callable[..., Any]) -> inspect.Signature | None:

@@ -1,14 +1,19 @@
 """Opening a network: what its units see, on any network and any pictures (ZF paper, section 4; CAM paper, section 5)."""
 
+from camlucida.probes.ablation import Ablation
 from camlucida.probes.class_units import class_units, contributions
 from camlucida.probes.correspondence import Correspondence, SignChange, measure_correspondence
 from camlucida.probes.evolution import Evolution, evolution
 from camlucida.probes.invariance import Invariance, invariance
+from camlucida.probes.layer_ablation import ablate_layers
 from camlucida.probes.occlusion_study import OcclusionStudy, study_occlusion
 from camlucida.probes.receptive_field import empirical_field, field_by_gradient, field_of
 from camlucida.probes.top_activations import RunningTop, TopActivations, top_activations
+from camlucida.probes.unit_ablation import ablate_units
+from camlucida.probes.variants import Variant, depth, variant
 
 __all__ = [
+    "Ablation",
     "Correspondence",
     "Evolution",
     "Invariance",
@@ -16,8 +21,12 @@ __all__ = [
     "RunningTop",
     "SignChange",
     "TopActivations",
+    "Variant",
+    "ablate_layers",
+    "ablate_units",
     "class_units",
     "contributions",
+    "depth",
     "empirical_field",
     "evolution",
     "field_by_gradient",
@@ -26,4 +35,5 @@ __all__ = [
     "measure_correspondence",
     "study_occlusion",
     "top_activations",
+    "variant",
 ]

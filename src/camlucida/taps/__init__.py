@@ -2,6 +2,7 @@
 
 from camlucida.taps.adding import Constants, constants
 from camlucida.taps.borrowing import borrowed, channels_last, lent
+from camlucida.taps.bypassing import bypassed
 from camlucida.taps.footprint import Footprint
 from camlucida.taps.rectifying import rectified
 from camlucida.taps.running import PIXELS, Point, Run, run, watched
@@ -11,4 +12,6 @@ from camlucida.taps.walking import buffers, parameters, parts
 __all__ = [
     "OPAQUE", "PIXELS", "Constants", "Footprint", "Operation", "Point", "Run", "Trace", "Value", "borrowed", "buffers", "channels_last",
     "constants", "lent", "parameters", "parts", "rectified", "run", "trace", "watched",
+    "OPAQUE", "PIXELS", "Constants", "Footprint", "Operation", "Point", "Run", "Trace", "Value", "borrowed", "bypassed", "channels_last",
+    "constants", "lent", "rectified", "run", "trace", "watched",
 ]  # fmt: skip
