@@ -157,7 +157,7 @@ def test_a_cell_alone_is_its_own_part_of_the_stretched_map():
 def test_a_cell_alone_grows_to_its_field(cell):
     net = cl.wrap(gap())
     layer = net.structure(pixels(1)).features
-    grid = net.structure(pixels(1)).grid(layer, (20, 28))
+    grid = layer.grid((20, 28))
     around = Box(-3.5, -3.5, 3.5, 3.5)
     found = extent(segment(hot(cell), grid, around))
     wanted = field_of(layer, cell).clipped(Size(20, 28)).corners

@@ -218,7 +218,7 @@ def _segment(
     layer, batch, maps = map_of(pictures, peak.picture, name)
     activation = maps[unit].float().cpu().numpy()
     view = (batch.pixels.shape[2], batch.pixels.shape[3])
-    grid = pictures.network.structure(batch.pixels).grid(layer, view)
+    grid = layer.grid(view)
     around: Box | None = None
     if field == "empirical" and measured is not None:
         around = measured.box

@@ -228,7 +228,7 @@ def _discrepancy(
             allowed=f"patch 1 … {min(view)}, stride ≥ 1",
         )
     layer = network.find_layer(name, pixels)
-    grid = network.structure(pixels).grid(layer, view)
+    grid = layer.grid(view)
     position = tuple(o + c * s for o, c, s in zip(grid.offset, peak.cell, grid.stride, strict=True))
     tops, lefts = (_places(p, patch, stride, side) for p, side in zip(position, view, strict=True))
     if not (len(tops) and len(lefts)):

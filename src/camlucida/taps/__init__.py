@@ -10,8 +10,25 @@ from camlucida.taps.tracing import OPAQUE, Operation, Trace, Value, trace
 from camlucida.taps.walking import buffers, parameters, parts
 
 __all__ = [
-    "OPAQUE", "PIXELS", "Constants", "Footprint", "Operation", "Point", "Run", "Trace", "Value", "borrowed", "buffers", "channels_last",
-    "constants", "lent", "parameters", "parts", "rectified", "run", "trace", "watched",
-    "OPAQUE", "PIXELS", "Constants", "Footprint", "Operation", "Point", "Run", "Trace", "Value", "borrowed", "bypassed", "channels_last",
-    "constants", "lent", "rectified", "run", "trace", "watched",
-]  # fmt: skip
+    "OPAQUE",
+    "PIXELS",
+    "Constants",
+    "Footprint",
+    "Operation",
+    "Point",
+    "Run",
+    "Trace",
+    "Value",
+    "borrowed",
+    "buffers",
+    "bypassed",
+    "channels_last",
+    "constants",
+    "lent",
+    "parameters",
+    "parts",
+    "rectified",
+    "run",
+    "trace",
+    "watched",
+]
