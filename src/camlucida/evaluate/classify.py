@@ -4,11 +4,10 @@ of them becomes one posterior. `classify` streams the posteriors of many picture
 from __future__ import annotations
 
 import math
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from camlucida import specs, taps
 from camlucida.errors import InputError, UsageError
-from camlucida.images.read import MAX_PIXELS, read_picture
+from camlucida.images.read import MAX_PIXELS, ahead, read_picture
 from camlucida.images.sources import Source
 from camlucida.images.views import Preprocessing
 from camlucida.networks import heads
@@ -217,8 +216,8 @@ def classify(
     score = _scorer(net, any(look.dense for look in how.looks(Size(64, 64), shape)))
     pool = ThreadPoolExecutor(max(workers, 1))
     try:
-        ahead = _ahead(pool, lambda one: _read(one, how, shape, max_pixels), pictures, 2 * max(workers, 1))
-        for part in _parts(ahead):
+        reads = ahead(pool, lambda one: _read(one, how, shape, max_pixels), pictures, 2 * max(workers, 1))
+        for part in _parts(reads):
             yield from _posteriors(part, score, shape, batch)
     finally:
         pool.shutdown(cancel_futures=True)
@@ -266,18 +265,6 @@ def _read(given: Any, how: Protocol, shape: Preprocessing, max_pixels: int) -> _
     looks = how.looks(Size(picture.height, picture.width), shape)
     straight = dict.fromkeys(replace(look.view, flip=False) for look in looks)
     return _Read(path, looks, {view: shape.pixels(picture, view) for view in straight})
-
-
-def _ahead(
-    pool: ThreadPoolExecutor, read: Callable[[Any], _Read], pictures: Iterable[Any], most: int
-) -> Iterator[_Read]:
-    """Pictures in order, at most so many read before they are asked for."""
-    rest, waiting = iter(pictures), deque[Future[_Read]]()
-    waiting.extend(pool.submit(read, one) for one in islice(rest, most))
-    while waiting:
-        first = waiting.popleft().result()
-        waiting.extend(pool.submit(read, one) for one in islice(rest, 1))
-        yield first
 
 
 def _parts(pictures: Iterable[_Read]) -> Iterator[list[_Read]]:

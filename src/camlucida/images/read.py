@@ -9,10 +9,13 @@ import re
 import threading
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import PIL
@@ -28,6 +31,7 @@ SEVERAL = "first of several frames"  # in the `info` of a picture whose file hol
 MEAN_COLOUR = (124, 116, 104)  # of ImageNet; transparent pixels show it unless the network's card has another
 
 RGB = tuple[int, int, int]
+R = TypeVar("R")
 
 _QUIET = threading.Lock()  # warning filters belong to the process, and pictures are read by many threads
 
@@ -241,3 +245,15 @@ def _to_rgb(picture: Image.Image, background: RGB) -> Image.Image:
         seen = picture.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", seen.size, (*background, 255)), seen).convert("RGB")
     return picture.convert("RGB")
+
+
+def ahead(
+    pool: ThreadPoolExecutor, read: Callable[[Any], R], pictures: Iterable[Any], most: int
+) -> Iterator[R]:
+    """What is read of each picture, in order; at most so many before they are asked for."""
+    rest, waiting = iter(pictures), deque[Future[R]]()
+    waiting.extend(pool.submit(read, one) for one in islice(rest, most))
+    while waiting:
+        first = waiting.popleft().result()
+        waiting.extend(pool.submit(read, one) for one in islice(rest, 1))
+        yield first
