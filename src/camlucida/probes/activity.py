@@ -3,9 +3,13 @@ answer every picture alike (ZF paper, section 4.1: dead features)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,17 +17,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from camlucida import taps
-from camlucida.errors import LayerError, UnsupportedError, nearest
+from camlucida.errors import LayerError, UsageError, nearest
+from camlucida.images.read import MAX_PIXELS, ahead
 from camlucida.networks.network import Network
 from camlucida.networks.structure import Layer
-from camlucida.taps import Operation, Point, Trace
-from camlucida.values import Batch
+from camlucida.probes.top_activations import RunningTop, _read
+from camlucida.probes.top_activations import _name as named
+from camlucida.taps import Operation, Point, Trace, Value
 
 ACTIVATIONS = {
     "relu", "relu6", "leaky_relu", "prelu", "rrelu", "elu", "celu", "selu", "gelu", "silu", "mish", "hardswish", "hardtanh",
     "softplus", "threshold", "clamp", "clamp_min", "tanh",
 }  # fmt: skip
 CONSTANT = 0.05
+MEMORY = 2**29  # bytes that the activations of a batch may take, a tap's copy of each counted
+WAITING = 512  # pictures that wait for others of their shape
 
 
 @dataclass(frozen=True)
@@ -36,9 +44,25 @@ class Units:
     count: int
     layer: Layer | None
 
+    @property
+    def call(self) -> str:
+        """The name with the number of the call, as `Network.find_layer` takes it where a module runs several times."""
+        return f"{self.point.name}#{self.point.call + 1}"
+
+    @property
+    def size(self) -> int:
+        """Activations of a blank picture of the card's size."""
+        return self.count * (math.prod(self.layer.size) if self.layer else 1)
+
+    def of(self, net: Network, pixels: Tensor) -> Units:
+        """These for pictures of another shape: tokens are counted anew."""
+        if self.layer is None or self.layer.prefix is None:
+            return self
+        return replace(self, layer=net.find_layer(self.call, pixels))
+
     def cells(self, tensor: Tensor) -> Tensor:
-        """`(N, units, cells)`."""
-        return tensor[..., None] if self.layer is None else self.layer.cells(tensor).flatten(2)
+        """`(N, units, *cells)`."""
+        return tensor[..., None] if self.layer is None else self.layer.cells(tensor)
 
 
 @dataclass(frozen=True)
@@ -86,7 +110,9 @@ def units(net: Network, layers: Sequence[str] | None = None) -> tuple[Units, ...
         except LayerError as error:
             if name in dict(net.module.named_modules()) or "times" in str(error):
                 raise
-            raise LayerError(error.asked, do=nearest(name, [*found, *(one.name for one in net.layers())])) from None
+            raise LayerError(
+                error.asked, do=nearest(name, [*found, *(one.name for one in net.layers())])
+            ) from None
         chosen.append(Units(layer.name, layer.point, layer.channels, layer))
     return tuple(chosen)
 
@@ -96,12 +122,12 @@ def _activations(net: Network) -> Iterator[Units]:
     trace = recorded(net)
     made = {o.output: o for o in trace.operations}
     for wanted in (ACTIVATIONS, {"conv"}):
-        names: dict = {}
+        names: dict[Value, Point] = {}
         for point, (value, shape) in trace.modules.items():
             if value in made and base(made[value]) in wanted and (point in layers or len(shape) == 2):
                 names[value] = min(point, names.get(value, point), key=lambda one: len(str(one)))
         order = {o.output: i for i, o in enumerate(trace.operations)}
-        for value, point in sorted(names.items(), key=lambda one: order[one[0]]):
+        for point in (names[value] for value in sorted(names, key=order.__getitem__)):
             layer = layers.get(point)
             count = layer.channels if layer else trace.modules[point][1][1]
             yield Units(str(point), point, count, layer)
@@ -130,22 +156,21 @@ class Tally:
         self.maximum = torch.full((units.count,), -torch.inf, dtype=torch.float64)
         self.active, self.pictures_active = torch.zeros(2, units.count, dtype=torch.int64)
 
-    def add(self, tensor: Tensor) -> None:
-        """What the layer gave for a batch. Raises UnsupportedError if it is not finite."""
-        values = self.units.cells(tensor).detach().cpu().double()
-        if not values.isfinite().all():
-            raise UnsupportedError(f"figures of {self.units.name}", got="activations that are not finite")
+    def add(self, values: Tensor) -> None:
+        """Takes in finite activations `(N, units, cells)` of N pictures."""
+        values = values.detach().double()
         new = values.shape[0] * values.shape[2]
         both = self.cells + new
         mean = values.mean((0, 2))
-        apart = mean - self.mean
-        self.squares += (values - mean[:, None]).square_().sum((0, 2)) + apart**2 * (self.cells * new / both)
-        self.mean += apart * (new / both)
-        self.maximum = torch.maximum(self.maximum, values.amax((0, 2)))
         positive = values > 0
-        self.active += positive.sum((0, 2))
-        self.pictures_active += positive.any(2).sum(0)
-        self.pictures, self.cells = self.pictures + values.shape[0], both
+        within = (values - mean[:, None]).square_().sum((0, 2)).cpu()
+        apart = mean.cpu() - self.mean
+        self.squares += within + apart**2 * (self.cells * new / both)
+        self.mean += apart * (new / both)
+        self.maximum = torch.maximum(self.maximum, values.amax((0, 2)).cpu())
+        self.active += positive.sum((0, 2)).cpu()
+        self.pictures_active += positive.any(2).sum(0).cpu()
+        self.pictures, self.cells = self.pictures + len(values), both
 
     def result(self) -> Activity:
         pictures, cells = max(self.pictures, 1), max(self.cells, 1)
@@ -155,12 +180,80 @@ class Tally:
         )  # fmt: skip
 
 
-def activity(net: Network, batches: Iterable[Batch | Tensor], layers: Sequence[Units]) -> tuple[Activity, ...]:
-    """The figures of each layer over all the batches, which may differ in shape, in one pass; memory holds one batch."""
-    tallies = [Tally(one) for one in layers]
-    with taps.borrowed(net.module):
-        for batch in batches:
-            run = net.run(Batch.of(batch).pixels, [one.point for one in layers])
-            for tally in tallies:
-                tally.add(run.tapped[tally.units.point])
-    return tuple(tally.result() for tally in tallies)
+@dataclass(frozen=True)
+class Watched:
+    """`activities`: of each layer; `top`: the strongest places of each unit of one of them, pictures counted as they were
+    given; `rejected`: path and reason of what does not count."""
+
+    activities: tuple[Activity, ...]
+    top: RunningTop | None
+    pictures: int
+    rejected: tuple[tuple[str, str], ...]
+
+
+def watch(
+    net: Network,
+    pictures: Sequence[Any],
+    layers: Sequence[Units],
+    strongest: Units | None = None,
+    k: int = 9,
+    *,
+    view: str = "card",
+    batch: int = 32,
+    workers: int = 2,
+    max_pixels: int = MAX_PIXELS,
+    progress: Callable[[int], None] | None = None,
+) -> Watched:
+    """The figures of each layer over `pictures` (sources, paths, PIL pictures or arrays, seen by the card's `view`) in one
+    pass, and the `k` strongest pictures of each unit of the layer `strongest`. Memory holds one batch, of at most `batch`
+    pictures, fewer where the layers are large. Raises UsageError if no picture could be used."""
+    every = [*dict.fromkeys([*layers, *([strongest] if strongest else [])])]
+    tallies = {one: Tally(one) for one in every}
+    top = RunningTop.empty(strongest.count, k) if strongest else None
+    rejected: list[tuple[int, str, str]] = []
+    waiting: dict[tuple[int, ...], list[tuple[int, Tensor]]] = defaultdict(list)
+    together = max(1, min(batch, MEMORY // max(8 * sum(one.size for one in every), 1)))
+
+    def look(some: Sequence[tuple[int, Tensor]]) -> None:
+        numbers = np.array([number for number, _ in some])
+        pixels = net.card.preprocessing.normalise(torch.stack([one for _, one in some]).to(net.device))
+        with taps.borrowed(net.module):
+            tapped = net.run(pixels, [one.point for one in every]).tapped
+        given = {one: one.of(net, pixels).cells(tapped[one.point]) for one in every}
+        finite = torch.stack([one.isfinite().flatten(1).all(1).cpu() for one in given.values()]).all(0)
+        for number in numbers[~finite.numpy()]:
+            rejected.append((number, named(pictures[number]), "activations of it are NaN or infinite"))
+        if finite.any():
+            for one, cells in given.items():
+                tallies[one].add(cells[finite].flatten(2))
+            if top is not None and strongest is not None:
+                top.update(given[strongest][finite], numbers[finite.numpy()].tolist())
+
+    pool = ThreadPoolExecutor(max(workers, 1))
+    try:
+        reads = ahead(pool, lambda i: _read(net, i, pictures[i], view, max_pixels), range(len(pictures)), 2 * max(workers, 1))  # fmt: skip
+        for number, read in reads:
+            if isinstance(read, str):
+                rejected.append((number, named(pictures[number]), read))
+            else:
+                waiting[read.shape].append((number, read))
+                if len(waiting[read.shape]) >= together:
+                    look(waiting.pop(read.shape))
+                elif sum(map(len, waiting.values())) >= WAITING:
+                    look(waiting.pop(max(waiting, key=lambda shape: len(waiting[shape]))))
+            if progress:
+                progress(1)
+        for rest in waiting.values():
+            look(rest)
+    finally:
+        pool.shutdown(cancel_futures=True)
+    used = len(pictures) - len(rejected)
+    if not used:
+        reason = f"; {rejected[0][1]}: {rejected[0][2]}" if rejected else ""
+        raise UsageError("activity of units", got=f"0 of {len(pictures)} pictures that can be used{reason}")
+    return Watched(
+        tuple(tallies[one].result() for one in layers),
+        top,
+        used,
+        tuple((p, r) for _, p, r in sorted(rejected)),
+    )

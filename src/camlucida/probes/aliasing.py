@@ -9,16 +9,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from camlucida.images.read import read_picture
 from camlucida.images.sources import Source
 from camlucida.maps.deconvnet import DeconvNet
 from camlucida.metrics import bootstrap_interval
 from camlucida.networks.network import Network
-from camlucida.probes.filters import NYQUIST
+from camlucida.probes.activity import Units
+from camlucida.probes.spectra import high_energy
 from camlucida.probes.top_activations import RunningTop
 
 
@@ -63,51 +62,49 @@ class SecondLayer:
 
 
 def project(
-    net: Network, layer: str, top: RunningTop, pictures: Sequence[Any], units: Sequence[int], view: str = "card"
+    net: Network,
+    layer: Units,
+    top: RunningTop,
+    pictures: Sequence[Any],
+    units: Sequence[int],
+    view: str = "card",
 ) -> SecondLayer:
     """The projections of some units of a layer in their strongest pictures (`top`, of `pictures`: sources, paths, PIL
     pictures or arrays, seen by the card's `view`). Raises UnsupportedError where deconvnet cannot reach the pixels."""
-    method = DeconvNet(layer)
     found = []
     for unit in units:
-        made = []
-        for rank, number in enumerate(top.pictures[unit].tolist()):
-            if number < 0 or float(top.values[unit, rank]) <= 0:
-                continue  # nothing, or nothing that a ReLU lets through
-            given = pictures[number]
-            shape = net.card.preprocessing
-            picture = read_picture(given.read() if isinstance(given, Source) else given, shape.mean_colour)
-            batch = net.preprocess(picture, view=view)
-            cell = tuple(top.cells[unit, rank].tolist())
-            made.append(_projection(net, method, batch, unit, number, cell, float(top.values[unit, rank])))
-        found.append(tuple(made))
-    return SecondLayer(layer, tuple(found))
+        places = zip(
+            top.values[unit].tolist(), top.pictures[unit].tolist(), top.cells[unit].tolist(), strict=True
+        )
+        # What a ReLU lets through; the others are no answer of the unit.
+        strong = [(number, cell, value) for value, number, cell in places if number >= 0 and value > 0]
+        found.append(
+            tuple(
+                _projection(net, layer, unit, number, cell, value, pictures[number], view)
+                for number, cell, value in strong
+            )
+        )
+    return SecondLayer(layer.name, tuple(found))
 
 
-def _projection(net: Network, method: DeconvNet, batch: Any, unit: int, number: int, cell: Any, activation: float) -> Projection:
-    made = DeconvNet(method.layer, unit, cell)(net, batch)
-    assert made.windows is not None
-    window = made.windows[0]
+def _projection(
+    net: Network,
+    layer: Units,
+    unit: int,
+    number: int,
+    cell: Sequence[int],
+    value: float,
+    given: Any,
+    view: str,
+) -> Projection:
+    shape = net.card.preprocessing
+    picture = read_picture(given.read() if isinstance(given, Source) else given, shape.mean_colour)
+    batch = net.preprocess(picture, view=view)
+    made = DeconvNet(layer.call, unit, tuple(cell))(net, batch)
+    window = made.windows[0] if made.windows else tuple((0, side) for side in made.values.shape[2:])
     (top, bottom), (left, right) = window
     values = made.values[0, :, top:bottom, left:right].cpu().numpy()
-    if net.card.preprocessing.channels == "BGR":
+    if shape.channels == "BGR":
         values = values[::-1]
     shown = np.asarray(batch.pictures()[0])[top:bottom, left:right]
-    return Projection(unit, number, activation, np.ascontiguousarray(values), window, shown, high_energy(values))
-
-
-def high_energy(picture: NDArray | Tensor, above: float = NYQUIST / 2) -> float:
-    """Share of the spectral energy of a picture `(C, h, w)` at distances above `above` cycles per pixel from zero, by
-    default half the Nyquist rate. Each channel under a Hann window, its mean under that window subtracted first, so that
-    neither the brightness nor the borders count. White noise gives 1 − π/16 = 0.80. NaN for a picture without
-    variation, or of less than 4 pixels a side."""
-    values = np.asarray(picture, np.float64)
-    if min(values.shape[1:]) < 4:
-        return math.nan
-    window = np.hanning(values.shape[1] + 2)[1:-1, None] * np.hanning(values.shape[2] + 2)[None, 1:-1]
-    mean = (values * window).sum((1, 2), keepdims=True) / window.sum()
-    if not ((values - mean) ** 2).sum() > 1e-12 * (values**2).sum():
-        return math.nan
-    energy = (np.abs(np.fft.fft2((values - mean) * window)) ** 2).sum(0)
-    distance = np.hypot(np.fft.fftfreq(values.shape[1])[:, None], np.fft.fftfreq(values.shape[2])[None])
-    return float(energy[distance > above].sum() / energy.sum())
+    return Projection(unit, number, value, np.ascontiguousarray(values), window, shown, high_energy(values))
