@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from camlucida import taps
-from camlucida.errors import LayerError, UsageError, nearest
+from camlucida.errors import UsageError
 from camlucida.images.read import MAX_PIXELS, ahead
 from camlucida.networks.network import Network
 from camlucida.networks.structure import Layer
@@ -102,18 +102,10 @@ def units(net: Network, layers: Sequence[str] | None = None) -> tuple[Units, ...
         return tuple(found.values())
     blank, chosen = net.blank(), []
     for name in layers:
-        if name in found:
-            chosen.append(found[name])
-            continue
-        try:
+        if name not in found:
             layer = net.find_layer(name, blank)
-        except LayerError as error:
-            if name in dict(net.module.named_modules()) or "times" in str(error):
-                raise
-            raise LayerError(
-                error.asked, do=nearest(name, [*found, *(one.name for one in net.layers())])
-            ) from None
-        chosen.append(Units(layer.name, layer.point, layer.channels, layer))
+            found[name] = Units(layer.name, layer.point, layer.channels, layer)
+        chosen.append(found[name])
     return tuple(chosen)
 
 
@@ -176,7 +168,7 @@ class Tally:
         pictures, cells = max(self.pictures, 1), max(self.cells, 1)
         return Activity(
             self.units.name, self.pictures, self.cells, self.mean.numpy(), (self.squares / cells).sqrt().numpy(),
-            self.maximum.numpy(), (self.active / cells).numpy(), (self.pictures_active / pictures).numpy(),
+            self.maximum.numpy(), (self.active.double() / cells).numpy(), (self.pictures_active.double() / pictures).numpy(),
         )  # fmt: skip
 
 
