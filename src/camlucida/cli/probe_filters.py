@@ -54,6 +54,7 @@ def run(options: Options, command: Sequence[str]) -> int:
     from camlucida.images import sources
     from camlucida.images.datasets import evenly
     from camlucida.images.read import read_picture
+    from camlucida.probes import activity
     from camlucida.probes.filters import filters_and_units
     from camlucida.report import probe_filters
     from camlucida.report.probe_folder import ProbeFolder
@@ -68,8 +69,10 @@ def run(options: Options, command: Sequence[str]) -> int:
     if pictures and len(pictures) < options.top:
         raise UsageError(f"the {options.top} strongest pictures of a unit (--top)", got=f"{len(pictures)} pictures", allowed=f"--top up to {len(pictures)}")  # fmt: skip
     nets = _networks(options)
-    folder = ProbeFolder.open(options.out, "filters", command, overwrite=options.overwrite)
     layers = [one.strip() for one in options.layers.split(",") if one.strip()] if options.layers else None
+    for net in nets.values():  # before the folder is made
+        activity.units(net, [*(layers or []), *([options.second] if options.second else [])])
+    folder = ProbeFolder.open(options.out, "filters", command, overwrite=options.overwrite)
     looks = {}
     with progress.bar("pictures", len(pictures) * len(nets)) as bar:
         for name, net in nets.items():
@@ -94,7 +97,7 @@ def run(options: Options, command: Sequence[str]) -> int:
     facts = [
         ("Network" if len(nets) == 1 else "Networks", ", ".join(nets)),
         ("Pictures", f"{len(pictures) - len(rejected):,}" if pictures else "none: weights alone"),
-        *([("Strongest pictures", f"{options.top} of {options.units} units")] if pictures else []),
+        *([("Strongest pictures", f"{options.top} of each of {options.units} units")] if pictures else []),
         *([("Weights", "random")] if options.network.weights == "none" else []),
     ]  # fmt: skip
     words = probe_filters.words(looks)

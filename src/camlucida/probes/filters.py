@@ -72,7 +72,7 @@ class Filters:
 
     def mean(self, shares: NDArray[np.float64]) -> Any:
         """Mean of `shares (units, …)` over the filters that are not dead."""
-        return shares[~self.dead].mean(0) if not self.dead.all() else np.full(shares.shape[1:], math.nan)
+        return shares[~self.dead].mean(0) if not self.dead.all() else np.full(shares.shape[1:], math.nan)[()]
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from camlucida import render
 from camlucida.probes.activity import Activity
-from camlucida.probes.aliasing import Projection
+from camlucida.probes.aliasing import Projection, SecondLayer
 from camlucida.probes.filters import Filters, FiltersAndUnits
 from camlucida.probes.spectra import BANDS
 from camlucida.report import charts
@@ -21,6 +21,7 @@ from camlucida.report.probe_page import Patch, Section, Strip, Table
 
 TILE, GAP = 44, 3  # pixels of a filter on the sheet, and between two
 DEAD_FRAME = (213, 94, 0)
+OUTSIDE, PAIR = (239, 236, 230), 102
 SHOWN_UNITS, CURVES = 8, 6
 Looks = Mapping[str, FiltersAndUnits]
 """By the networks' names."""
@@ -83,9 +84,11 @@ def _sentence(name: str, found: Mapping[str, Any]) -> str:
     count = found["filters"]
     text = f"{name}: {found['dead_by_weights']} of {count} filters of {found['layer']} ({height} × {width}, stride {found['stride'][0]}) are dead by their weights"
     if found["never_active"] is not None:
-        text += f" and {found['never_active']} never answer any of {found['pictures']:,} pictures"
+        text += (
+            f" and {found['never_active']} of its units never answer any of {found['pictures']:,} pictures"
+        )
     if found["peaks_middle"] is not None:
-        text += f"; {percent(found['peaks_middle'])} of the others are tuned to the middle third of the frequencies"
+        text += f"; {percent(found['peaks_middle'])} of the live ones are tuned to the middle third of the frequencies"
     if found["second_layer_high"] is not None:
         text += f"; {percent(found['second_layer_high'])} of the energy of projections from {found['second_layer']} lies above half the Nyquist rate"
     return text + "."
@@ -168,11 +171,24 @@ def sheet(filters: Filters, shared: bool = True) -> Image.Image:
     return Image.fromarray(image)
 
 
-def _beside(projection: Projection) -> Image.Image:
-    """The patch above its projection, in which grey is zero."""
+def field(second: SecondLayer) -> tuple[int, int]:
+    """Height and width of the largest window: the receptive field, where any lies inside the view whole."""
+    windows = [one.window for unit in second.units for one in unit]
+    return (max(b - t for (t, b), _ in windows), max(r - x for _, (x, r) in windows))
+
+
+def _beside(projection: Projection, size: tuple[int, int]) -> Image.Image:
+    """The patch above its projection, in which grey is zero; what lies outside the view is light."""
     values = projection.values
     shown = render.as_rgb(0.5 + values / (2 * (float(np.abs(values).max()) or 1.0)))
-    pair = [render.fitted(Image.fromarray(one), 102) for one in (projection.patch, shown)]
+    pair = []
+    for one in (projection.patch, shown):
+        whole = np.full((*size, 3), OUTSIDE, np.uint8)
+        (top, _), (left, _) = projection.window
+        y = size[0] - one.shape[0] if top == 0 else 0
+        x = size[1] - one.shape[1] if left == 0 else 0
+        whole[y : y + one.shape[0], x : x + one.shape[1]] = one
+        pair.append(render.fitted(Image.fromarray(whole), PAIR))
     return render.below(pair, 4)
 
 
@@ -219,7 +235,7 @@ def _summary(looks: Looks) -> Section:
         ["Nearly constant in the first layer", *of("nearly_constant", "filters")],
         ["Never active, all layers", *of("units_never_active", "units")],
         ["Nearly constant, all layers", *of("units_nearly_constant", "units")],
-        ["Second layer", *(one["second_layer"] for one in every)],
+        ["Second layer", *(_seen_by(seen) for seen in looks.values())],
         ["Its energy above half the Nyquist rate", *(interval(one) for one in every)],
     ]  # fmt: skip
     kept = [row for row in rows if any(cell is not None for cell in row[1:])]
@@ -228,9 +244,17 @@ def _summary(looks: Looks) -> Section:
         "of the way to the Nyquist rate of half a cycle a pixel; white noise has 8.7, 26.2 and 65.1 % of its energy in them. "
         "The stride folds what lies above half a cycle per stride, which of white noise is 1 − 1 / stride². Never active: not "
         "above 0 in any cell of any picture; nearly constant: a standard deviation below 5 % of the layer's median. "
-        "White noise has 80 % of its energy above half the Nyquist rate; in brackets the 95 % interval over units."
+        "White noise has 80 % of its energy above half the Nyquist rate; in brackets the 95 % interval over units. Fields of a few "
+        "pixels hold nothing but high frequencies: compare networks whose second layers see about as much."
     )
     return Section("In figures", text, [Table(["", *looks], kept)])
+
+
+def _seen_by(seen: FiltersAndUnits) -> str | None:
+    if seen.second is None or not any(seen.second.units):
+        return None
+    height, width = field(seen.second)
+    return f"{seen.second.layer}, sees {height} × {width} pixels"
 
 
 def _filters(looks: Looks) -> Section:
@@ -337,10 +361,10 @@ def _second(name: str, seen: FiltersAndUnits, link: Callable[[int], str], names:
     if not any(second.units):
         return Section(title, f"No projections: no unit of {second.layer} answers any picture.")
     shown = [second.units[i] for i in _spread(len(second.units), SHOWN_UNITS)]
-    strips = []
+    strips, size = [], field(second)
     for unit in shown:
         patches = [
-            Patch(_beside(one), f"Patch of {names[one.picture]} above its projection from unit {one.unit}", f"{one.activation:.3g}", link(one.picture))
+            Patch(_beside(one, size), f"Patch of {names[one.picture]} above its projection from unit {one.unit}", f"{one.activation:.3g}", link(one.picture))
             for one in unit
         ]  # fmt: skip
         high = [one.high for one in unit if math.isfinite(one.high)]
