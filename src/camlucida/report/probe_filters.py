@@ -66,8 +66,8 @@ def words(looks: Looks) -> str:
     said = [_sentence(name, one) for name, one in every.items()]
     if len(every) == 2:
         (a, one), (b, other) = every.items()
-        dead = [found["dead"] / found["filters"] for found in (one, other)]
-        text = f"{a} has {_than(*dead, 'a smaller', 'a larger', 'the same')} share of dead filters {'as' if dead[0] == dead[1] else 'than'} {b}"
+        mine, others = (found["dead"] / found["filters"] for found in (one, other))
+        text = f"{a} has {_than(mine, others, 'a smaller', 'a larger', 'the same')} share of dead filters {'as' if mine == others else 'than'} {b}"
         if one["second_layer_high"] is not None and other["second_layer_high"] is not None:
             less = _than(one["second_layer_high"], other["second_layer_high"], "less", "more", "as much")
             text += f", and {less} energy at high frequencies in its second layer"
@@ -85,7 +85,7 @@ def _sentence(name: str, found: Mapping[str, Any]) -> str:
     text = f"{name}: {found['dead_by_weights']} of {count} filters of {found['layer']} ({height} × {width}, stride {found['stride'][0]}) are dead by their weights"
     if found["never_active"] is not None:
         text += (
-            f" and {found['never_active']} of its units never answer any of {found['pictures']:,} pictures"
+            f" and {found['never_active']} never active over {found['pictures']:,} pictures"
         )
     if found["peaks_middle"] is not None:
         text += f"; {percent(found['peaks_middle'])} of the live ones are tuned to the middle third of the frequencies"
