@@ -30,7 +30,7 @@ def rows(file):
 
 def test_two_networks_beside_each_other(photos, tmp_path, capsys):
     out = tmp_path / "out"
-    command = ["probe", "filters", str(photos), "--against", "embedded", "--top", "2", "--units", "2", "--out", str(out)]  # fmt: skip
+    command = ["probe", "filters", str(photos), "--against", "embedded", "--k", "2", "--units", "2", "--out", str(out)]  # fmt: skip
     assert main([*command, "--json"]) == 3
     found = json.loads(capsys.readouterr().out)
     one, other = found.values()
@@ -72,10 +72,10 @@ def test_weights_alone(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--top", "9"], "got 5 pictures; allowed: --top up to 5"),
+        (["--k", "9"], "got 5 pictures; allowed: --k up to 5"),
         (["--units", "0"], "--units; got 0"),
-        (["--top", "2", "--layers", "stem.9"], "'stem.9' does not exist"),
-        (["--top", "2", "--second", "classify"], "no spatial extent"),
+        (["--k", "2", "--layers", "stem.9"], "'stem.9' does not exist"),
+        (["--k", "2", "--second", "classify"], "no spatial extent"),
     ],
 )
 def test_bad_options_are_one_line(photos, tmp_path, capsys, options, words):

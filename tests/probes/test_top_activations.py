@@ -9,7 +9,7 @@ from small_networks import gap, seeded, trunk
 
 from camlucida.errors import LayerError, UsageError
 from camlucida.networks.network import Network
-from camlucida.probes.top_activations import RunningTop, joined, parts, top_activations
+from camlucida.probes.top_activations import RunningTop, running, top_activations
 
 
 def sorted_by_force(activations, k, numbers):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 KINDS: dict[str, str] = {
     "receptive-field": "how much of the picture each layer's units see",
+    "top": "the strongest pictures of every unit, cut to its field, beside their projections",
     "filters": "the first layer's filters, dead units of every layer, what the second layer sees",
 }
 HELP = f"""Open a network: what its units see, where, and what they are for. Every probe writes a folder: report.html with

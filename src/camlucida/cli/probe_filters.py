@@ -36,7 +36,7 @@ class Options(probing.Common):
     """Layers whose units are counted, with commas between; by default all with an activation function."""
     second: str | None = None
     """Layer whose strongest pictures are projected to the pixels; by default the second with an activation function."""
-    top: int = 9
+    k: int = 9
     """Strongest pictures of each of its units."""
     units: int = 16
     """How many of its units are projected, evenly chosen among those that answer any picture."""
@@ -66,8 +66,8 @@ def run(options: Options, command: Sequence[str]) -> int:
         raise UsageError("probe filters", got=f"no picture in {', '.join(options.pictures)}")
     if options.limit is not None:
         pictures = evenly(pictures, options.limit)
-    if pictures and len(pictures) < options.top:
-        raise UsageError(f"the {options.top} strongest pictures of a unit (--top)", got=f"{len(pictures)} pictures", allowed=f"--top up to {len(pictures)}")  # fmt: skip
+    if pictures and len(pictures) < options.k:
+        raise UsageError(f"the {options.k} strongest pictures of a unit (--k)", got=f"{len(pictures)} pictures", allowed=f"--k up to {len(pictures)}")  # fmt: skip
     nets = _networks(options)
     layers = [one.strip() for one in options.layers.split(",") if one.strip()] if options.layers else None
     for net in nets.values():  # before the folder is made
@@ -77,7 +77,7 @@ def run(options: Options, command: Sequence[str]) -> int:
     with progress.bar("pictures", len(pictures) * len(nets)) as bar:
         for name, net in nets.items():
             looks[name] = filters_and_units(
-                net, pictures, layers=layers, second=options.second, k=options.top, units=options.units,
+                net, pictures, layers=layers, second=options.second, k=options.k, units=options.units,
                 batch=options.batch, workers=options.workers, progress=bar,
             )  # fmt: skip
     files = sources.unique_names(pictures)
@@ -97,7 +97,7 @@ def run(options: Options, command: Sequence[str]) -> int:
     facts = [
         ("Network" if len(nets) == 1 else "Networks", ", ".join(nets)),
         ("Pictures", f"{len(pictures) - len(rejected):,}" if pictures else "none: weights alone"),
-        *([("Strongest pictures", f"{options.top} of each of {options.units} units")] if pictures else []),
+        *([("Strongest pictures", f"{options.k} of each of {options.units} units")] if pictures else []),
         *([("Weights", "random")] if options.network.weights == "none" else []),
     ]  # fmt: skip
     words = probe_filters.words(looks)
@@ -111,7 +111,7 @@ def run(options: Options, command: Sequence[str]) -> int:
 def _check(options: Options) -> None:
     from camlucida.errors import UsageError
 
-    for name in ("top", "units", "limit", "batch", "workers"):
+    for name in ("k", "units", "limit", "batch", "workers"):
         value = getattr(options, name)
         if value is not None and value < 1:
             raise UsageError(f"--{name}", got=value, allowed="≥ 1")

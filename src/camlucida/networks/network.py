@@ -224,9 +224,14 @@ class Network(Shown):
         gradient_at: Point | None = None,
         keep_graph: bool = False,
         instead: Mapping[Point, Callable[[Tensor], Tensor]] | None = None,
+        trunk: bool = False,
+        seen: Callable[[Point, Tensor], None] | None = None,
     ) -> Run:
-        """One tapped forward pass; call inside `taps.borrowed(net.module)`."""
-        return taps.run(self.module, self.forward, pixels, tuple(points), gradient_at, keep_graph, instead)
+        """One tapped forward pass; call inside `taps.borrowed(net.module)`. `trunk`: it ends at the last of the points;
+        `seen`: is shown the tensors, which are then not kept."""
+        return taps.run(
+            self.module, self.forward, pixels, tuple(points), gradient_at, keep_graph, instead, trunk, seen
+        )
 
 
 def logits_of(output: Any) -> Tensor:

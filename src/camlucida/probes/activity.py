@@ -3,7 +3,6 @@ answer every picture alike (ZF paper, section 4.1: dead features)."""
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,8 +20,7 @@ from camlucida.errors import UsageError
 from camlucida.images.read import MAX_PIXELS, ahead
 from camlucida.networks.network import Network
 from camlucida.networks.structure import Layer
-from camlucida.probes.top_activations import RunningTop, _read
-from camlucida.probes.top_activations import _name as named
+from camlucida.probes.top_activations import RunningTop, _name, _read
 from camlucida.taps import Operation, Point, Trace, Value
 
 ACTIVATIONS = {
@@ -30,7 +28,7 @@ ACTIVATIONS = {
     "softplus", "threshold", "clamp", "clamp_min", "tanh",
 }  # fmt: skip
 CONSTANT = 0.05
-MEMORY = 2**29  # bytes that the activations of a batch may take, a tap's copy of each counted
+TOGETHER = 2**23  # activations that are float64 at once: 64 MB
 WAITING = 512  # pictures that wait for others of their shape
 
 
@@ -50,9 +48,8 @@ class Units:
         return f"{self.point.name}#{self.point.call + 1}"
 
     @property
-    def size(self) -> int:
-        """Activations of a blank picture of the card's size."""
-        return self.count * (math.prod(self.layer.size) if self.layer else 1)
+    def axes(self) -> int:
+        return len(self.layer.size) if self.layer else 1
 
     def of(self, net: Network, pixels: Tensor) -> Units:
         """These for pictures of another shape: tokens are counted anew."""
@@ -148,21 +145,30 @@ class Tally:
         self.maximum = torch.full((units.count,), -torch.inf, dtype=torch.float64)
         self.active, self.pictures_active = torch.zeros(2, units.count, dtype=torch.int64)
 
-    def add(self, values: Tensor) -> None:
+    def add(self, activations: Tensor) -> None:
         """Takes in finite activations `(N, units, cells)` of N pictures."""
-        values = values.detach().double()
-        new = values.shape[0] * values.shape[2]
-        both = self.cells + new
-        mean = values.mean((0, 2))
-        positive = values > 0
-        within = (values - mean[:, None]).square_().sum((0, 2)).cpu()
-        apart = mean.cpu() - self.mean
-        self.squares += within + apart**2 * (self.cells * new / both)
-        self.mean += apart * (new / both)
-        self.maximum = torch.maximum(self.maximum, values.amax((0, 2)).cpu())
-        self.active += positive.sum((0, 2)).cpu()
-        self.pictures_active += positive.any(2).sum(0).cpu()
-        self.pictures, self.cells = self.pictures + len(values), both
+        for some in activations.split(max(1, TOGETHER // max(activations[0].numel(), 1))):
+            values = some.detach().double()
+            one = Tally(self.units)
+            one.pictures, one.cells = len(values), len(values) * values.shape[2]
+            one.mean, one.maximum = values.mean((0, 2)).cpu(), values.amax((0, 2)).cpu()
+            positive = values > 0
+            one.active, one.pictures_active = positive.sum((0, 2)).cpu(), positive.any(2).sum(0).cpu()
+            one.squares = (values - one.mean.to(values.device)[:, None]).square_().sum((0, 2)).cpu()
+            self.merge(one)
+
+    def merge(self, other: Tally) -> None:
+        """Takes in what another has seen of the same layer."""
+        both = self.cells + other.cells
+        if not other.cells:
+            return
+        apart = other.mean - self.mean
+        self.squares += other.squares + apart**2 * (self.cells * other.cells / both)
+        self.mean += apart * (other.cells / both)
+        self.maximum = torch.maximum(self.maximum, other.maximum)
+        self.active += other.active
+        self.pictures_active += other.pictures_active
+        self.pictures, self.cells = self.pictures + other.pictures, both
 
     def result(self) -> Activity:
         pictures, cells = max(self.pictures, 1), max(self.cells, 1)
@@ -197,40 +203,59 @@ def watch(
     progress: Callable[[int], None] | None = None,
 ) -> Watched:
     """The figures of each layer over `pictures` (sources, paths, PIL pictures or arrays, seen by the card's `view`) in one
-    pass, and the `k` strongest pictures of each unit of the layer `strongest`. Memory holds one batch, of at most `batch`
-    pictures, fewer where the layers are large. Raises UsageError if no picture could be used."""
+    pass, and the `k` strongest pictures of each unit of the layer `strongest`. Memory holds one forward pass over `batch`
+    pictures and one layer's activations. Raises UsageError if no picture could be used."""
     every = [*dict.fromkeys([*layers, *([strongest] if strongest else [])])]
     tallies = {one: Tally(one) for one in every}
-    top = RunningTop.empty(strongest.count, k) if strongest else None
+    top = RunningTop.empty(strongest.count, k, strongest.axes) if strongest else None
     rejected: list[tuple[int, str, str]] = []
-    waiting: dict[tuple[int, ...], list[tuple[int, Tensor]]] = defaultdict(list)
-    together = max(1, min(batch, MEMORY // max(8 * sum(one.size for one in every), 1)))
+    waiting: dict[tuple[int, ...], list[tuple[int, Tensor]]] = defaultdict(list)  # by shape: a batch has one
 
     def look(some: Sequence[tuple[int, Tensor]]) -> None:
-        numbers = np.array([number for number, _ in some])
-        pixels = net.card.preprocessing.normalise(torch.stack([one for _, one in some]).to(net.device))
+        numbers = torch.tensor([number for number, _ in some])
+        shown = torch.stack([one for _, one in some]).to(net.device)
+        # Convolutions run faster so, whatever the layout of their weights.
+        pixels = net.card.preprocessing.normalise(shown).contiguous(memory_format=torch.channels_last)
+        new = {one: Tally(one) for one in every}
+        at: dict[Point, list[Units]] = defaultdict(list)
+        for one in every:
+            at[one.point].append(one)
+        here = {one: one.of(net, pixels) for one in every}
+        finite, kept = torch.ones(len(some), dtype=torch.bool), list[Tensor]()
+
+        def seen(point: Point, value: Tensor) -> None:
+            for one in at[point]:
+                cells = here[one].cells(value)
+                finite.logical_and_(cells.isfinite().flatten(1).all(1).cpu())
+                if finite.all():
+                    new[one].add(cells.flatten(2))
+                if one == strongest:
+                    kept.append(cells.clone())  # the next operation may overwrite it
+
         with taps.borrowed(net.module):
-            tapped = net.run(pixels, [one.point for one in every]).tapped
-        given = {one: one.of(net, pixels).cells(tapped[one.point]) for one in every}
-        finite = torch.stack([one.isfinite().flatten(1).all(1).cpu() for one in given.values()]).all(0)
-        for number in numbers[~finite.numpy()]:
-            rejected.append((number, named(pictures[number]), "activations of it are NaN or infinite"))
-        if finite.any():
-            for one, cells in given.items():
-                tallies[one].add(cells[finite].flatten(2))
-            if top is not None and strongest is not None:
-                top.update(given[strongest][finite], numbers[finite.numpy()].tolist())
+            net.run(pixels, at, trunk=True, seen=seen)
+        if not finite.all():
+            for number in numbers[~finite].tolist():
+                rejected.append((number, _name(pictures[number]), "activations of it are NaN or infinite"))
+            if finite.any():
+                look([one for one, good in zip(some, finite.tolist(), strict=True) if good])
+            return
+        for one, tally in new.items():
+            tallies[one].merge(tally)
+        if top is not None:
+            top.update(kept[0], numbers)
 
     pool = ThreadPoolExecutor(max(workers, 1))
     try:
         reads = ahead(pool, lambda i: _read(net, i, pictures[i], view, max_pixels), range(len(pictures)), 2 * max(workers, 1))  # fmt: skip
-        for number, read in reads:
-            if isinstance(read, str):
-                rejected.append((number, named(pictures[number]), read))
+        for read in reads:
+            if read.pixels is None:
+                rejected.append((read.number, _name(pictures[read.number]), read.problem))
             else:
-                waiting[read.shape].append((number, read))
-                if len(waiting[read.shape]) >= together:
-                    look(waiting.pop(read.shape))
+                shape = read.pixels.shape
+                waiting[shape].append((read.number, read.pixels))
+                if len(waiting[shape]) == batch:
+                    look(waiting.pop(shape))
                 elif sum(map(len, waiting.values())) >= WAITING:
                     look(waiting.pop(max(waiting, key=lambda shape: len(waiting[shape]))))
             if progress:

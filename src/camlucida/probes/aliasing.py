@@ -4,6 +4,7 @@ and e: "aliasing artifacts caused by the large stride")."""
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,25 +14,28 @@ from numpy.typing import NDArray
 
 from camlucida.images.read import read_picture
 from camlucida.images.sources import Source
-from camlucida.maps.deconvnet import DeconvNet
 from camlucida.metrics import bootstrap_interval
 from camlucida.networks.network import Network
 from camlucida.probes.activity import Units
+from camlucida.probes.projections import Window, cut, projected, window
 from camlucida.probes.spectra import high_energy
 from camlucida.probes.top_activations import RunningTop
+from camlucida.values import Size
+
+OUTSIDE = (239, 236, 230)  # the colour of patches beyond the view
 
 
 @dataclass(frozen=True)
 class Projection:
-    """A unit's activation in one of its strongest pictures, projected to the pixels and cut to the receptive field inside
-    the view: `values (C, h, w)`, three channels in the order red, green, blue. `window`: rows and columns of the view that
-    they fill; `patch (h, w, 3)` uint8, the picture there; `high`: its `high_energy`."""
+    """A unit's activation in one of its strongest pictures, projected to the pixels and cut to its receptive field: `values
+    (C, h, w)`, three channels in the order red, green, blue, zero beyond the view. `patch (h, w, 3)` uint8: the picture
+    there; `window`: where that lies in the view; `high`: the `high_energy` of `values`."""
 
     unit: int
     picture: int
     activation: float
     values: NDArray[np.float32]
-    window: tuple[tuple[int, int], ...]
+    window: Window
     patch: NDArray[np.uint8]
     high: float
 
@@ -71,40 +75,29 @@ def project(
 ) -> SecondLayer:
     """The projections of some units of a layer in their strongest pictures (`top`, of `pictures`: sources, paths, PIL
     pictures or arrays, seen by the card's `view`). Raises UnsupportedError where deconvnet cannot reach the pixels."""
-    found = []
+    found: dict[int, dict[int, Projection]] = {unit: {} for unit in units}
+    places: dict[int, list[tuple[int, int]]] = defaultdict(
+        list
+    )  # units and ranks, by picture: each is read once
     for unit in units:
-        places = zip(
-            top.values[unit].tolist(), top.pictures[unit].tolist(), top.cells[unit].tolist(), strict=True
-        )
-        # What a ReLU lets through; the others are no answer of the unit.
-        strong = [(number, cell, value) for value, number, cell in places if number >= 0 and value > 0]
-        found.append(
-            tuple(
-                _projection(net, layer, unit, number, cell, value, pictures[number], view)
-                for number, cell, value in strong
-            )
-        )
-    return SecondLayer(layer.name, tuple(found))
-
-
-def _projection(
-    net: Network,
-    layer: Units,
-    unit: int,
-    number: int,
-    cell: Sequence[int],
-    value: float,
-    given: Any,
-    view: str,
-) -> Projection:
-    shape = net.card.preprocessing
-    picture = read_picture(given.read() if isinstance(given, Source) else given, shape.mean_colour)
-    batch = net.preprocess(picture, view=view)
-    made = DeconvNet(layer.call, unit, tuple(cell))(net, batch)
-    window = made.windows[0] if made.windows else tuple((0, side) for side in made.values.shape[2:])
-    (top, bottom), (left, right) = window
-    values = made.values[0, :, top:bottom, left:right].cpu().numpy()
-    if shape.channels == "BGR":
-        values = values[::-1]
-    shown = np.asarray(batch.pictures()[0])[top:bottom, left:right]
-    return Projection(unit, number, value, np.ascontiguousarray(values), window, shown, high_energy(values))
+        for rank, (number, value) in enumerate(
+            zip(top.pictures[unit].tolist(), top.values[unit].tolist(), strict=True)
+        ):
+            if number >= 0 and value > 0:  # what a ReLU lets through; the others are no answer of the unit
+                places[number].append((unit, rank))
+    for number, each in places.items():
+        given, shape = pictures[number], net.card.preprocessing
+        picture = read_picture(given.read() if isinstance(given, Source) else given, shape.mean_colour)
+        batch = net.preprocess(picture, view=view)
+        here = net.find_layer(layer.call, batch.pixels)
+        size, seen = Size(*batch.pixels.shape[2:]), np.asarray(batch.pictures()[0])
+        for unit, rank in each:
+            cell = tuple(top.cells[unit, rank].tolist())
+            values = projected(net, batch.pixels, here, [unit], [cell])[0].numpy()
+            values = values[::-1] if shape.channels == "BGR" else values
+            where = window(here, cell, size)
+            cropped = np.moveaxis(cut(np.moveaxis(values, 0, -1), where), -1, 0)
+            found[unit][rank] = Projection(
+                unit, number, float(top.values[unit, rank]), cropped, where, cut(seen, where, OUTSIDE), high_energy(cropped)
+            )  # fmt: skip
+    return SecondLayer(layer.name, tuple(tuple(ranks[i] for i in sorted(ranks)) for ranks in found.values()))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from camlucida.images.read import MAX_PIXELS, ahead, read_picture
 from camlucida.images.sources import Source
 from camlucida.networks.network import Network
 from camlucida.networks.structure import Layer
-from camlucida.values import Size, View
+from camlucida.values import Size
 
 PART = 512
 """Pictures a part of the run holds: what a kill loses at most, and what processes share out."""
@@ -52,31 +53,30 @@ class RunningTop:
     def k(self) -> int:
         return self.values.shape[1]
 
-    def update(self, activations: Tensor, pictures: int | Sequence[int]) -> list[int]:
+    def update(self, activations: Tensor, pictures: int | Sequence[int] | Tensor) -> list[int]:
         """Takes in the activations `(N, units, *cells)` of N pictures: their indices, or the first of consecutive ones.
         Returns the pictures of which a map holds NaN or infinity; such a map does not count."""
-        first = pictures
-        numbers = torch.arange(first, first + len(activations)) if isinstance(first, int) else torch.tensor([*first])  # fmt: skip
+        numbers = torch.arange(pictures, pictures + len(activations)) if isinstance(pictures, int) else torch.as_tensor(pictures)  # fmt: skip
         best = activations.amax(tuple(range(2, activations.ndim))).float().cpu()  # (N, units)
-        finite = best.isfinite()
         last, at = self.values[:, -1], self.pictures[:, -1]
+        finite = best.isfinite()
         enters = finite & ((best > last) | ((best == last) & (numbers[:, None] < at)))
         units = enters.any(0).nonzero()[:, 0]
         if len(units):
             rivals = best.masked_fill(~enters, -math.inf).T[units]
             values = torch.cat([self.values[units], rivals], 1)
             places = torch.cat([self.pictures[units], numbers.expand(rivals.shape)], 1)
-            places = places.masked_fill(values == -math.inf, -1)
-            order = _strongest(values, places)[:, : self.k]
-            self.values[units], self.pictures[units] = values.gather(1, order), places.gather(1, order)
+            order = _strongest(values, places.masked_fill_(values == -math.inf, -1))[:, : self.k]
+            values, places = values.gather(1, order), places.gather(1, order)
             cells = self.cells[units].gather(1, order.clamp(max=self.k - 1)[..., None].expand(-1, -1, self.cells.shape[2]))  # fmt: skip
-            # Only of places that stay is it asked which cell they are.
-            row, rank = ((order >= self.k) & (self.values[units] > -math.inf)).nonzero(as_tuple=True)
+            # Which cell it is, is asked of those alone that stay: few, once many pictures have been seen.
+            row, rank = (order >= self.k).nonzero(as_tuple=True)
             device = activations.device
             maps = activations[(order[row, rank] - self.k).to(device), units[row].to(device)]  # (M, *cells)
-            flat = maps.flatten(1).argmax(1).cpu()
-            cells[row, rank] = torch.stack(torch.unravel_index(flat, maps.shape[1:]), 1)
-            self.cells[units] = cells.masked_fill((self.values[units] == -math.inf)[..., None], 0)
+            flat = maps.flatten(1).argmax(1).cpu().numpy()
+            cells[row, rank] = torch.from_numpy(np.stack(np.unravel_index(flat, maps.shape[1:]), 1))
+            cells.masked_fill_((values == -math.inf)[..., None], 0)
+            self.values[units], self.pictures[units], self.cells[units] = values, places, cells
         return numbers[~finite.all(1)].tolist()
 
     def merge(self, other: RunningTop) -> RunningTop:
@@ -107,159 +107,164 @@ def _strongest(values: Tensor, pictures: Tensor) -> Tensor:
 
 
 @dataclass
-class Part:
-    """What a slice of the pictures gave. `tops`: by the layer's name, pictures numbered over the whole list; `rejected`:
-    number, path and reason of what does not count."""
+class TopActivations:
+    """What the pictures seen so far gave. `tops`: by the layer's name; pictures are numbered over the whole list. `parts`:
+    numbers of the slices that are done, of `pictures` pictures together; `sizes`: of the pictures in the tops, in source
+    pixels; `rejected`: number, path and reason of what does not count."""
 
-    index: int
-    pictures: int
     tops: dict[str, RunningTop]
+    parts: list[int] = field(default_factory=list)
+    pictures: int = 0
+    sizes: dict[int, Size] = field(default_factory=dict)
     rejected: list[tuple[int, str, str]] = field(default_factory=list)
 
+    def merge(self, other: TopActivations) -> TopActivations:
+        """Both as one, of other parts of the same run; the same whichever comes first. Raises UsageError where a part is
+        in both."""
+        if twice := {*self.parts} & {*other.parts}:
+            raise UsageError(
+                "merge top activations", got=f"part {min(twice)} twice", allowed="each part once"
+            )
+        tops = {name: top.merge(other.tops[name]) for name, top in self.tops.items()}
+        return TopActivations(
+            tops, sorted([*self.parts, *other.parts]), self.pictures + other.pictures, {**self.sizes, **other.sizes},
+            sorted([*self.rejected, *other.rejected]),
+        ).pruned()  # fmt: skip
 
-@dataclass(frozen=True)
-class TopActivations:
-    """`tops[layer]`: the strongest places of all its units. `pictures`: how many were looked at, the rejected among
-    them."""
-
-    layers: tuple[Layer, ...]
-    tops: dict[str, RunningTop]
-    pictures: int
-    rejected: tuple[tuple[int, str, str], ...]
+    def pruned(self) -> TopActivations:
+        """Without the sizes of pictures that left the tops."""
+        shown = {i for top in self.tops.values() for i in top.pictures.unique().tolist()}
+        self.sizes = {i: size for i, size in sorted(self.sizes.items()) if i in shown}
+        return self
 
 
 def top_activations(
-    network: Network,
-    pictures: Sequence[Any],
-    layers: Sequence[str],
-    k: int = 9,
-    *,
-    view: str = "card",
-    batch: int = 32,
-    workers: int = 2,
-    part: int = PART,
-    max_pixels: int = MAX_PIXELS,
-    progress: Callable[[int], None] | None = None,
+    network: Network, pictures: Sequence[Any], layers: Sequence[str | Layer], k: int = 9, **options: Any
 ) -> TopActivations:
     """The k strongest places of every unit of the layers over `pictures`: `Source`s, paths, PIL pictures or arrays, which
-    the results count from 0. Raises LayerError for a layer that is not there or has no cells, UsageError where there
-    are fewer pictures than k.
-
-    `view`: what the network sees of a picture, by its card: `card` or `whole`; `batch`: pictures a forward pass;
-    `workers`: threads that read ahead; `progress`: told how many pictures are done.
-    """
-    each = parts(
-        network, pictures, layers, k, view=view, batch=batch, workers=workers, part=part, max_pixels=max_pixels, progress=progress,
-    )  # fmt: skip
-    return joined(network, layers, each, k)
+    the result counts from 0. `options`: of `running`, which see, also for errors."""
+    found = None
+    for found in running(network, pictures, layers, k, **options):  # noqa: B007
+        pass
+    assert found is not None
+    return found
 
 
-def parts(
+def running(
     network: Network,
     pictures: Sequence[Any],
-    layers: Sequence[str],
+    layers: Sequence[str | Layer],
     k: int = 9,
     *,
     view: str = "card",
     batch: int = 32,
     workers: int = 2,
     part: int = PART,
+    share: tuple[int, int] = (0, 1),
+    begun: TopActivations | None = None,
     max_pixels: int = MAX_PIXELS,
-    only: Container[int] | None = None,
     progress: Callable[[int], None] | None = None,
-) -> Iterator[Part]:
-    """The pass of `top_activations` in its parts, each a fixed slice of the pictures whose result hangs on nothing but
-    that slice and `batch`; `only`: these parts alone. One part is in memory at a time."""
+) -> Iterator[TopActivations]:
+    """The pass in parts, slices of `part` pictures: after each the result so far, the same object, grown.
+
+    `view`: what the network sees of a picture, by its card: `card` or `whole`; `batch`: pictures a forward pass, which
+    ends at the deepest of the layers; `workers`: threads that read ahead; `progress`: told how many more pictures are done.
+    `share` (i, n): every n-th part alone, from part i on; `begun`: goes on from there. Batches do not cross parts, so
+    the result is equal bit for bit however the parts are shared and merged. Raises LayerError for a layer that is not
+    there or has no cells, UsageError where there are fewer pictures than k.
+    """
     for name, value in (("k", k), ("batch", batch), ("part", part)):
         if value < 1:
             raise UsageError(f"top activations: {name}", got=value, allowed="≥ 1")
     if len(pictures) < k:
-        raise UsageError(f"the {k} strongest pictures of a unit", got=f"{len(pictures)} pictures", allowed=f"k up to {len(pictures)}")  # fmt: skip
-    found = [network.find_layer(name, network.blank()) for name in layers]
+        raise UsageError(f"the {k} strongest pictures of a unit", got=f"{len(pictures)} pictures", allowed="at least as many")  # fmt: skip
+    each = [one if isinstance(one, Layer) else network.find_layer(one, network.blank()) for one in layers]
+    found = [*{one.name: one for one in each}.values()]
     if not found:
         raise UsageError("top activations", got="no layer", do="name some: net.layers() lists them")
-    wanted = [i for i in range(-(-len(pictures) // part)) if only is None or i in only]
-    slices = [range(i * part, min((i + 1) * part, len(pictures))) for i in wanted]
+    made = begun or TopActivations(
+        {one.name: RunningTop.empty(one.channels, k, len(one.size)) for one in found}
+    )
+    todo = [i for i in range(share[0], -(-len(pictures) // part), share[1]) if i not in {*made.parts}]
+    slices = [range(i * part, min((i + 1) * part, len(pictures))) for i in todo]
     pool = ThreadPoolExecutor(max(workers, 1))
     try:
         numbers = (number for one in slices for number in one)
         reads = ahead(
             pool, lambda i: _read(network, i, pictures[i], view, max_pixels), numbers, 2 * max(workers, 1)
         )
-        for index, one in zip(wanted, slices, strict=True):
-            made = Part(
-                index,
-                len(one),
-                {layer.name: RunningTop.empty(layer.channels, k, len(layer.size)) for layer in found},
-            )
-            waiting: dict[tuple[int, ...], list[tuple[int, Tensor]]] = defaultdict(list)
-            for _ in one:
-                number, read = next(reads)
-                if isinstance(read, str):
-                    made.rejected.append((number, _name(pictures[number]), read))
+        for index, one in zip(todo, slices, strict=True):
+            waiting: dict[tuple[int, ...], list[_Read]] = defaultdict(list)  # by shape: a batch has one
+            for read in islice(reads, len(one)):
+                if read.pixels is None:
+                    made.rejected.append((read.number, _name(pictures[read.number]), read.problem))
                 else:
-                    waiting[read.shape].append((number, read))
-                    if len(waiting[read.shape]) == batch:
-                        _look(network, found, waiting.pop(read.shape), made, pictures)
+                    together = waiting[read.pixels.shape]
+                    together.append(read)
+                    if len(together) == batch:
+                        _look(network, found, waiting.pop(read.pixels.shape), made, pictures)
                 if progress:
                     progress(1)
             for rest in waiting.values():
                 _look(network, found, rest, made, pictures)
             made.rejected.sort()
+            made.parts.append(index)
+            made.pictures += len(one)
+            yield made.pruned()
+        if not todo:
             yield made
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def joined(network: Network, layers: Sequence[str], parts: Iterator[Part], k: int = 9) -> TopActivations:
-    """The parts as one result, in whatever order they come. Raises UsageError where fewer than k pictures were usable."""
-    found = tuple(network.find_layer(name, network.blank()) for name in layers)
-    tops = {layer.name: RunningTop.empty(layer.channels, k, len(layer.size)) for layer in found}
-    seen, rejected = 0, list[tuple[int, str, str]]()
-    for one in parts:
-        tops = {name: top.merge(one.tops[name]) for name, top in tops.items()}
-        seen += one.pictures
-        rejected += one.rejected
-    return TopActivations(found, tops, seen, tuple(sorted(rejected)))
+@dataclass(frozen=True)
+class _Read:
+    number: int
+    problem: str = ""
+    size: Size = field(default_factory=lambda: Size(1, 1))
+    pixels: Tensor | None = None  # uint8 (C, H, W)
 
 
-def _read(network: Network, number: int, given: Any, view: str, max_pixels: int) -> tuple[int, Tensor | str]:
-    """The picture's number and uint8 `(C, H, W)`, or why there is none."""
+def _read(network: Network, number: int, given: Any, view: str, max_pixels: int) -> _Read:
     shape = network.card.preprocessing
     try:
         picture = read_picture(
             given.read() if isinstance(given, Source) else given, shape.mean_colour, max_pixels
         )
     except InputError as error:
-        return number, str(error)
-    return number, shape.pixels(picture, shape.view(Size(picture.height, picture.width), view))
+        return _Read(number, str(error))
+    size = Size(picture.height, picture.width)
+    return _Read(number, "", size, shape.pixels(picture, shape.view(size, view)))
 
 
 def _look(
     network: Network,
     layers: Sequence[Layer],
-    some: Sequence[tuple[int, Tensor]],
-    made: Part,
+    some: Sequence[_Read],
+    made: TopActivations,
     pictures: Sequence[Any],
 ) -> None:
-    """One forward pass over pictures of one shape, taken into the part."""
-    numbers = [number for number, _ in some]
-    pixels = network.card.preprocessing.normalise(torch.stack([one for _, one in some]).to(network.device))
-    here = [network.find_layer(layer.name, pixels) if layer.prefix is not None else layer for layer in layers]
+    """One forward pass over pictures of one shape, taken into the result."""
+    numbers = torch.tensor([one.number for one in some])
+    shown = torch.stack([one.pixels for one in some if one.pixels is not None]).to(network.device)
+    # Convolutions run faster so, whatever the layout of their weights.
+    pixels = network.card.preprocessing.normalise(shown).contiguous(memory_format=torch.channels_last)
+    at: dict[taps.Point, list[Layer]] = defaultdict(list)
+    for layer in layers:  # tokens lie in a grid that hangs on the picture's size
+        at[layer.point].append(layer if layer.prefix is None else network.find_layer(layer.name, pixels))
+    made.sizes.update((one.number, one.size) for one in some)
+
+    def seen(point: taps.Point, value: Tensor) -> None:
+        for layer in at[point]:
+            for number in made.tops[layer.name].update(layer.cells(value), numbers):
+                reason = f"some units of {layer.name} say NaN or infinity of it"
+                made.rejected.append((number, _name(pictures[int(number)]), reason))
+
     with taps.borrowed(network.module):
-        run = network.run(pixels, [layer.point for layer in here])
-        for layer in here:
-            for number in made.tops[layer.name].update(layer.cells(run.tapped[layer.point]), numbers):
-                reason = f"units of {layer.name} say NaN or infinity of it"
-                made.rejected.append((number, _name(pictures[number]), reason))
+        network.run(pixels, at, trunk=True, seen=seen)
 
 
 def _name(given: Any) -> str:
     if isinstance(given, Source):
         return given.name
     return str(given) if isinstance(given, (str, Path)) else "<picture>"
-
-
-def view_of(network: Network, size: Size, view: str = "card") -> View:
-    """What the network saw of a picture of that size."""
-    return network.card.preprocessing.view(size, view)

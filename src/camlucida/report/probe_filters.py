@@ -12,7 +12,7 @@ from PIL import Image
 
 from camlucida import render
 from camlucida.probes.activity import Activity
-from camlucida.probes.aliasing import Projection, SecondLayer
+from camlucida.probes.aliasing import Projection
 from camlucida.probes.filters import Filters, FiltersAndUnits
 from camlucida.probes.spectra import BANDS
 from camlucida.report import charts
@@ -20,8 +20,8 @@ from camlucida.report.figures import percent
 from camlucida.report.probe_page import Patch, Section, Strip, Table
 
 TILE, GAP = 44, 3  # pixels of a filter on the sheet, and between two
+PAIR = 102  # of a patch and of its projection
 DEAD_FRAME = (213, 94, 0)
-OUTSIDE, PAIR = (239, 236, 230), 102
 SHOWN_UNITS, CURVES = 8, 6
 Looks = Mapping[str, FiltersAndUnits]
 """By the networks' names."""
@@ -84,9 +84,7 @@ def _sentence(name: str, found: Mapping[str, Any]) -> str:
     count = found["filters"]
     text = f"{name}: {found['dead_by_weights']} of {count} filters of {found['layer']} ({height} × {width}, stride {found['stride'][0]}) are dead by their weights"
     if found["never_active"] is not None:
-        text += (
-            f" and {found['never_active']} never active over {found['pictures']:,} pictures"
-        )
+        text += f" and {found['never_active']} never active over {found['pictures']:,} pictures"
     if found["peaks_middle"] is not None:
         text += f"; {percent(found['peaks_middle'])} of the live ones are tuned to the middle third of the frequencies"
     if found["second_layer_high"] is not None:
@@ -142,8 +140,8 @@ def projection_rows(looks: Looks, names: Sequence[str]) -> list[dict[str, Any]]:
     return [
         {
             "network": name, "layer": seen.second.layer, "unit": one.unit, "rank": rank, "picture": names[one.picture],
-            "activation": one.activation, "y0": one.window[0][0], "y1": one.window[0][1], "x0": one.window[1][0],
-            "x1": one.window[1][1], "energy_high": one.high,
+            "activation": one.activation, "top": one.window[0], "left": one.window[1], "height": one.window[2],
+            "width": one.window[3], "energy_high": one.high,
         }
         for name, seen in looks.items() if seen.second for unit in seen.second.units for rank, one in enumerate(unit, 1)
     ]  # fmt: skip
@@ -171,24 +169,11 @@ def sheet(filters: Filters, shared: bool = True) -> Image.Image:
     return Image.fromarray(image)
 
 
-def field(second: SecondLayer) -> tuple[int, int]:
-    """Height and width of the largest window: the receptive field, where any lies inside the view whole."""
-    windows = [one.window for unit in second.units for one in unit]
-    return (max(b - t for (t, b), _ in windows), max(r - x for _, (x, r) in windows))
-
-
-def _beside(projection: Projection, size: tuple[int, int]) -> Image.Image:
-    """The patch above its projection, in which grey is zero; what lies outside the view is light."""
+def _beside(projection: Projection) -> Image.Image:
+    """The patch above its projection, in which grey is zero."""
     values = projection.values
     shown = render.as_rgb(0.5 + values / (2 * (float(np.abs(values).max()) or 1.0)))
-    pair = []
-    for one in (projection.patch, shown):
-        whole = np.full((*size, 3), OUTSIDE, np.uint8)
-        (top, _), (left, _) = projection.window
-        y = size[0] - one.shape[0] if top == 0 else 0
-        x = size[1] - one.shape[1] if left == 0 else 0
-        whole[y : y + one.shape[0], x : x + one.shape[1]] = one
-        pair.append(render.fitted(Image.fromarray(whole), PAIR))
+    pair = [render.fitted(Image.fromarray(one), PAIR) for one in (projection.patch, shown)]
     return render.below(pair, 4)
 
 
@@ -253,7 +238,7 @@ def _summary(looks: Looks) -> Section:
 def _seen_by(seen: FiltersAndUnits) -> str | None:
     if seen.second is None or not any(seen.second.units):
         return None
-    height, width = field(seen.second)
+    _, _, height, width = next(one.window for unit in seen.second.units for one in unit)
     return f"{seen.second.layer}, sees {height} × {width} pixels"
 
 
@@ -361,10 +346,10 @@ def _second(name: str, seen: FiltersAndUnits, link: Callable[[int], str], names:
     if not any(second.units):
         return Section(title, f"No projections: no unit of {second.layer} answers any picture.")
     shown = [second.units[i] for i in _spread(len(second.units), SHOWN_UNITS)]
-    strips, size = [], field(second)
+    strips = []
     for unit in shown:
         patches = [
-            Patch(_beside(one, size), f"Patch of {names[one.picture]} above its projection from unit {one.unit}", f"{one.activation:.3g}", link(one.picture))
+            Patch(_beside(one), f"Patch of {names[one.picture]} above its projection from unit {one.unit}", f"{one.activation:.3g}", link(one.picture))
             for one in unit
         ]  # fmt: skip
         high = [one.high for one in unit if math.isfinite(one.high)]

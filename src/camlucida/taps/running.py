@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +37,10 @@ PIXELS = Point("the network's input", of="input")
 """As `gradient_at`: gradients of the whole network, down to the pixels."""
 
 
+class _Reached(Exception):
+    """All points were reached, and nothing else is wanted."""
+
+
 @dataclass(frozen=True)
 class Run:
     """What one forward pass gave: the module's own output and the tensors at the tapped points."""
@@ -52,6 +56,8 @@ def watched(
     gradient_at: Point | None = None,
     keep_graph: bool = False,
     instead: Mapping[Point, Callable[[Tensor], Tensor]] | None = None,
+    trunk: bool = False,
+    seen: Callable[[Point, Tensor], None] | None = None,
 ) -> Iterator[dict[Point, Tensor]]:
     """Inside, a forward pass fills the yielded dict with the tensor at each point.
 
@@ -59,9 +65,11 @@ def watched(
     it. At `gradient_at` the trunk ends: the tensor is cut off, made a leaf that needs gradient, and gradients
     are switched on for what follows; the trunk itself runs without a graph. `keep_graph`: nothing is cut off, the
     graph reaches from the output to pixels and parameters that need gradient. `instead`: what is at a point goes through
-    the function, and on from there (the number of rows may change).
+    the function, and on from there (the number of rows may change). `trunk`: the pass ends, with `_Reached`, at the
+    last of the points. `seen` looks at each tensor as it passes: no snapshot is made.
     """
     tapped: dict[Point, Tensor] = {}
+    wanted = set(points)
     if gradient_at is not None and any(t.is_inference() for t in [*module.parameters(), *module.buffers()]):
         raise UnsupportedError(
             "gradients through weights that were made in inference mode",
@@ -82,8 +90,12 @@ def watched(
             torch.set_grad_enabled(True)
             if not (keep_graph and value.requires_grad):
                 value = value.detach().requires_grad_()
-        tapped[point] = value
-        return value.clone()
+        if seen is not None:
+            seen(point, value)
+        tapped[point] = value if seen is None else value.new_empty(0)
+        if trunk and len(tapped) == len(wanted):
+            raise _Reached
+        return value.clone() if seen is None else value
 
     with ExitStack() as stack:
         if (
@@ -173,15 +185,19 @@ def run(
     gradient_at: Point | None = None,
     keep_graph: bool = False,
     instead: Mapping[Point, Callable[[Tensor], Tensor]] | None = None,
+    trunk: bool = False,
+    seen: Callable[[Point, Tensor], None] | None = None,
 ) -> Run:
-    """One forward pass with the tensors at `points`. Call it inside `borrowed`; raises LayerError if a point
-    is not reached."""
+    """One forward pass with the tensors at `points`; with `trunk` it ends at the last of them, and there is no output. With
+    `seen`, which is shown each tensor and must not write into it, they are not kept. Call it inside `borrowed`; raises
+    LayerError if a point is not reached."""
     if pixels.is_inference():
         pixels = pixels.clone()
     if gradient_at == PIXELS and not (keep_graph and pixels.requires_grad):
         pixels = pixels.detach().requires_grad_()
     points = [*dict.fromkeys([*points, *(instead or {})])]
-    with watched(module, points, gradient_at, keep_graph, instead) as tapped:
+    output = None
+    with watched(module, points, gradient_at, keep_graph, instead, trunk, seen) as tapped, suppress(_Reached):
         output = forward(pixels)
     if gradient_at == PIXELS:
         tapped[PIXELS] = pixels
