@@ -70,13 +70,19 @@ def words(looks: Looks) -> str:
         text = f"{a} has {_than(mine, others, 'a smaller', 'a larger', 'the same')} share of dead filters {'as' if mine == others else 'than'} {b}"
         if one["second_layer_high"] is not None and other["second_layer_high"] is not None:
             less = _than(one["second_layer_high"], other["second_layer_high"], "less", "more", "as much")
-            text += f", and {less} energy at high frequencies in its second layer"
+            overlap = one["second_layer_interval"][0] is not None and _overlap(one, other)
+            text += f", and {less} energy at high frequencies in its second layer{', within the intervals of both' if overlap else ''}"
         said.append(text + ".")
     return " ".join(said)
 
 
 def _than(a: float, b: float, less: str, more: str, same: str) -> str:
     return less if a < b else more if a > b else same
+
+
+def _overlap(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    (low, high), (below, above) = one["second_layer_interval"], other["second_layer_interval"]
+    return below is not None and bool(low <= above and below <= high)
 
 
 def _sentence(name: str, found: Mapping[str, Any]) -> str:
