@@ -223,6 +223,9 @@ def test_high_energy_of_known_waves():
     assert high_energy(wave) == pytest.approx(1 / 5, abs=1e-3)
     assert high_energy(wave + 1e4) == pytest.approx(high_energy(wave))
     assert high_energy(wave.swapaxes(1, 2)) == pytest.approx(high_energy(wave))
+    y, x = np.mgrid[:48, :64]
+    slow = np.sin(2 * np.pi * 2.3 * x / 64 + 1) + np.sin(2 * np.pi * 2.3 * y / 48 + 1)  # broken off at the borders
+    assert high_energy(slow[None]) < 1e-5
     noise = np.random.default_rng(0).normal(size=(3, 200, 150))
     assert high_energy(noise) == pytest.approx(1 - math.pi / 16, abs=0.01)
     assert math.isnan(high_energy(np.full((3, 9, 9), 5.0)))
