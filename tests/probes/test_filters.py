@@ -17,7 +17,7 @@ from camlucida.probes.activity import watch
 from camlucida.probes.filters import measure
 from camlucida.probes.spectra import high_energy
 from pictures import colours
-from small_networks import CHANNELS, called_twice, fully_connected, gap, seeded, trunk
+from small_networks import CHANNELS, FullyConnected, called_twice, fully_connected, gap, seeded, trunk
 
 PLAIN = Preprocessing(size=20, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
 PICTURES = [colours(20, 28, seed) for seed in range(5)] + [colours(33, 20, seed) for seed in (5, 6)]
@@ -183,6 +183,10 @@ def test_layers_that_are_not_there_or_have_no_units():
         filters_and_units(net, PICTURES, layers=["features.9"], k=2)
     with pytest.raises(LayerError, match="no spatial extent"):
         filters_and_units(net, PICTURES, second="fc", k=2)
+    flat = network(seeded(FullyConnected), size=20, resize="squash", any_size=False)
+    flat.module.classifier[1] = seeded(nn.Linear, CHANNELS * 5 * 5, 8)
+    with pytest.raises(LayerError, match="no spatial extent"):
+        filters_and_units(flat, PICTURES, second="classifier.2", k=2)
     with pytest.raises(UsageError, match=r"got 3 pictures; allowed: k up to 3"):
         filters_and_units(net, PICTURES[:3], k=9)
 
@@ -224,7 +228,7 @@ def test_high_energy_of_known_waves():
     assert high_energy(wave + 1e4) == pytest.approx(high_energy(wave))
     assert high_energy(wave.swapaxes(1, 2)) == pytest.approx(high_energy(wave))
     y, x = np.mgrid[:48, :64]
-    slow = np.sin(2 * np.pi * 2.3 * x / 64 + 1) + np.sin(2 * np.pi * 2.3 * y / 48 + 1)  # broken off at the borders
+    slow = np.sin(x * 2.3 / 10 + 1) + np.sin(y * 2.3 / 8 + 1)  # broken off at the borders
     assert high_energy(slow[None]) < 1e-5
     noise = np.random.default_rng(0).normal(size=(3, 200, 150))
     assert high_energy(noise) == pytest.approx(1 - math.pi / 16, abs=0.01)

@@ -55,7 +55,7 @@ def run(options: Options, command: Sequence[str]) -> int:
     from camlucida.images.datasets import evenly
     from camlucida.images.read import read_picture
     from camlucida.probes import activity
-    from camlucida.probes.filters import filters_and_units
+    from camlucida.probes.filters import filters_and_units, second_layer
     from camlucida.report import probe_filters
     from camlucida.report.probe_folder import ProbeFolder
     from camlucida.report.probe_page import Page
@@ -71,7 +71,9 @@ def run(options: Options, command: Sequence[str]) -> int:
     nets = _networks(options)
     layers = [one.strip() for one in options.layers.split(",") if one.strip()] if options.layers else None
     for net in nets.values():  # before the folder is made
-        activity.units(net, [*(layers or []), *([options.second] if options.second else [])])
+        activity.units(net, layers or [])
+        if options.second:
+            second_layer(net, options.second)
     folder = ProbeFolder.open(options.out, "filters", command, overwrite=options.overwrite)
     looks = {}
     with progress.bar("pictures", len(pictures) * len(nets)) as bar:

@@ -17,7 +17,7 @@ from camlucida.errors import UnsupportedError, UsageError
 from camlucida.images.read import MAX_PIXELS
 from camlucida.networks.network import Network
 from camlucida.probes import activity
-from camlucida.probes.activity import ACTIVATIONS, Activity
+from camlucida.probes.activity import ACTIVATIONS, Activity, Units
 from camlucida.probes.aliasing import SecondLayer, project
 from camlucida.probes.spectra import BANDS, NYQUIST
 from camlucida.taps import Operation, Trace
@@ -128,10 +128,8 @@ def filters_and_units(
             f"the {k} strongest pictures of a unit", got=f"{len(pictures)} pictures",
             allowed=f"k up to {len(pictures)}",
         )  # fmt: skip
-    counted = activity.units(net, layers)
+    counted, chosen = activity.units(net, layers), second_layer(net, second)
     every = activity.units(net)
-    spatial = [one for one in every if one.layer is not None]
-    chosen = activity.units(net, [second])[0] if second else (spatial[1] if len(spatial) > 1 else None)
     answer = _answer(operation, trace)
     own = next((one for one in every if trace.modules[one.point][0] == answer), None)
     watched = activity.watch(
@@ -155,6 +153,18 @@ def filters_and_units(
         filters, tuple(by_name[one.name] for one in counted), by_name[own.name] if own else None, projected, refused,
         watched.pictures, watched.rejected,
     )  # fmt: skip
+
+
+def second_layer(net: Network, name: str | None = None) -> Units | None:
+    """The layer of that name, or the second that has an activation function and cells; None where there is none. Raises
+    LayerError for a name that is not there or has no cells."""
+    if name is None:
+        spatial = [one for one in activity.units(net) if one.layer is not None]
+        return spatial[1] if len(spatial) > 1 else None
+    (found,) = activity.units(net, [name])
+    if found.layer is None:
+        net.find_layer(found.point.name, net.blank())  # says that it has no cells
+    return found
 
 
 def first_filters(net: Network) -> Filters:
