@@ -43,7 +43,7 @@ class Options(probing.Common):
     limit: int | None = None
     """Use so many pictures at most, evenly chosen."""
     batch: int = 32
-    """Pictures a forward pass, at most; fewer where the layers are large."""
+    """Pictures a forward pass, at most."""
     workers: int = 2
     """Threads that read pictures."""
 
