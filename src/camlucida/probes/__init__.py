@@ -4,6 +4,7 @@ from camlucida.probes.ablation import Ablation
 from camlucida.probes.class_units import class_units, contributions
 from camlucida.probes.correspondence import Correspondence, SignChange, measure_correspondence
 from camlucida.probes.evolution import Evolution, evolution
+from camlucida.probes.filters import Filters, FiltersAndUnits, filters_and_units, first_filters
 from camlucida.probes.invariance import Invariance, invariance
 from camlucida.probes.layer_ablation import ablate_layers
 from camlucida.probes.occlusion_study import OcclusionStudy, study_occlusion
@@ -16,6 +17,8 @@ __all__ = [
     "Ablation",
     "Correspondence",
     "Evolution",
+    "Filters",
+    "FiltersAndUnits",
     "Invariance",
     "OcclusionStudy",
     "RunningTop",
@@ -31,6 +34,8 @@ __all__ = [
     "evolution",
     "field_by_gradient",
     "field_of",
+    "filters_and_units",
+    "first_filters",
     "invariance",
     "measure_correspondence",
     "study_occlusion",
