@@ -243,6 +243,17 @@ def test_a_projection_is_deconvnet_from_that_cell():
         torch.testing.assert_close(made[i], wanted.values[i])
 
 
+def test_only_what_is_max_pooled_has_switches():
+    def pooled():
+        return nn.Sequential(
+            trunk(), nn.MaxPool2d(2), nn.Conv2d(6, 5, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        )
+
+    net = network(lambda: seeded(pooled))
+    found = [projections.has_switches(net, net.find_layer(name, net.blank())) for name in ("0.2", "2")]
+    assert found == [False, True]
+
+
 def test_a_window_is_the_receptive_field_and_beyond_the_border_lies_the_fill():
     """Two 3 × 3 convolutions, stride 2, padding 1: 7 pixels around 4·cell + 0.5."""
     net = network()
