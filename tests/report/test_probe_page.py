@@ -83,3 +83,20 @@ def test_bars_are_as_long_as_their_values():
 )
 def test_ticks_are_round(low, high, wanted):
     assert charts.ticks(low, high) == wanted
+
+
+def test_files_of_a_killed_run_are_known_and_earlier_results_stay_until_the_new_are_there(tmp_path):
+    def run(name, done):
+        folder = ProbeFolder.open(tmp_path / "out", "filters", ["camlucida probe filters"], overwrite=True)
+        folder.table(name, [{"unit": 1}])
+        if done:
+            folder.save(page(), {})
+
+    def names():
+        return {p.name for p in (tmp_path / "out").iterdir()} - {"manifest.json", "report.html", ".written"}
+
+    run("first", True)
+    run("second", False)
+    assert names() == {"first.csv", "second.csv"}
+    run("third", True)
+    assert names() == {"third.csv"}

@@ -27,6 +27,7 @@ from camlucida.cli import probing
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from camlucida.errors import UsageError
     from camlucida.images.sources import Source
     from camlucida.networks.network import Network
     from camlucida.networks.structure import Layer
@@ -71,6 +72,7 @@ def run(options: Options, command: Sequence[str]) -> int:
     from camlucida import report
     from camlucida.cli import choices
     from camlucida.errors import UsageError
+    from camlucida.probes import RunningTop
     from camlucida.report import probe_top as sheets
     from camlucida.report.probe_folder import ProbeFolder
 
@@ -91,29 +93,38 @@ def run(options: Options, command: Sequence[str]) -> int:
         raise UsageError(
             "probe top", got=f"cells over {len(layers[0].size)} axes", allowed="networks of pictures"
         )
+    if len(sources) < options.k:
+        raise _few(options.k, f"{len(sources)} pictures")
+    for one in layers:  # a wrong word is said now, not after the pass
+        sheets.units_of(options.units, RunningTop.empty(one.channels, 1), one.name)
     settings = _settings(options, net, layers, sources)
+    joined = _joined([Path(one) for one in options.join], settings, options.part) if options.join else None
     with report.alone(options.out):
         folder = ProbeFolder.open(
             options.out, "top", command, overwrite=options.overwrite, resume=options.resume
         )
         if options.overwrite:
             (folder.folder / f"{sheets.STATE}.npz").unlink(missing_ok=True)
-        if options.join:
-            found = _joined([Path(one) for one in options.join], settings, options.part)
-            sheets.save_state(folder, {**settings, "shard": "1/1"}, found)
-        else:
-            found = _passed(options, net, layers, sources, settings, share, folder)
+        if joined is not None:
+            sheets.save_state(folder, {**settings, "shard": "1/1"}, joined)
+        found = joined or _passed(options, net, layers, sources, settings, share, folder)
         rejected = [(path, reason) for _, path, reason in found.rejected]
         if share[1] > 1:
             return _ended(options, folder, net, found, len(sources), rejected)
         usable = len(sources) - len({number for number, _, _ in found.rejected})
         if usable < options.k:
             reason = f"; {rejected[0][0]}: {rejected[0][1]}" if rejected else ""
-            raise UsageError(f"the {options.k} strongest pictures of a unit", got=f"{usable} usable pictures{reason}", do="give more, or a smaller --k")  # fmt: skip
+            raise _few(options.k, f"{usable} usable pictures{reason}")
         page, figures = _page(options, folder, net, layers, sources, found)
-    if others:
-        print(f"{others} other files passed over", file=sys.stderr)
-    return probing.finish(options, folder, page, net, figures, page.finding, rejected)
+        if others:
+            print(f"{others} other files passed over", file=sys.stderr)
+        return probing.finish(options, folder, page, net, figures, page.finding, rejected)
+
+
+def _few(k: int, got: str) -> UsageError:
+    from camlucida.errors import UsageError
+
+    return UsageError(f"the {k} strongest pictures of a unit", got=got, do="give more, or a smaller --k")
 
 
 def _share(shard: str | None) -> tuple[int, int]:
@@ -239,7 +250,7 @@ def _page(
     with progress.bar("units", sum(map(len, units.values()))) as bar:
         for layer in layers:
             strips, one = sheets.sheets(
-                net, layer, units[layer.name], sources, found, options.view, folder, names
+                net, layer, units[layer.name], sources, found, options.view, folder, names, options.max_pixels
             )
             bar(len(units[layer.name]))
             measured[layer.name] = one
@@ -265,7 +276,8 @@ def _page(
     how = (
         "Strongest first, with the activation; equal ones in the order of the pictures. A patch is the part of the picture that the cell "
         "sees, as the network was shown it; what lies beyond its borders has the mean colour. Below it its projection by deconvnet: "
-        "each is scaled by itself, zero is mid-grey. Patches lead to the pictures."
+        "each is scaled by itself, zero is mid-grey. Where nothing is max-pooled on the way "
+        "down, no switch of the picture enters it: it is the unit’s own, the same in every picture. Patches lead to the pictures."
     )  # fmt: skip
     folder_rows = sheets.rows(net, layers, sources, found, options.view)
     sheets.parquet(folder, "top", folder_rows)
@@ -289,25 +301,25 @@ def _page(
 
 
 def _finding(measured: dict[str, Measured]) -> str:
-    """In words: the deepest layer's figures, and how the first layer's differ."""
+    """In words: in how many layers projections are more alike than patches, and the deepest layer's figures."""
     pairs = [*measured.items()]
     (first, shallow), (last, deep) = pairs[0], pairs[-1]
-    if deep.projections is None or deep.patches is None:
-        said = f"The patches of a unit of {last} correlate {_number(deep.patches)} with one another" + (
-            "; there are no projections to compare." if deep.projections is None else "."
-        )
+    compared = [one for one in measured.values() if one.patches is not None and one.projections is not None]
+    less = sum((one.projections or 0) > (one.patches or 0) for one in compared)
+    if not compared:
+        said = f"There are no projections to compare with the patches; those of a unit of {last} correlate {_number(deep.patches)} with one another."  # fmt: skip
     else:
-        less = deep.projections > deep.patches
-        said = (
-            f"The projections of a unit of {last} correlate {_number(deep.projections)} with one another, its patches "
-            f"{_number(deep.patches)}: the projections vary {'less' if less else 'no less'} than the patches."
-        )
+        among = f"in {less} of {len(compared)} layers" if len(compared) > 1 else "" if less else "no"
+        start = "The projections of a unit vary no less than its patches" if among == "no" else f"The projections of a unit vary less than its patches{' ' * bool(among)}{among}"  # fmt: skip
+        said = f"{start}: those of {last} correlate {_number(deep.projections)} with one another, the patches {_number(deep.patches)}."
         if deep.between is not None:
-            said += f" Those of different units correlate {_number(deep.between)}."
+            said += f" Projections of different units correlate {_number(deep.between)}."
+        if deep.projections is not None and not deep.switches:
+            said += f" But no maximum is pooled on the way to {last}: a projection is the unit’s own, whatever the picture."
     if deep.folder is not None and deep.chance is not None:
-        said += f" Of its pictures {100 * deep.folder:.0f} % come from one folder (by chance {100 * deep.chance:.0f} %)"
+        said += f" Of the strongest pictures of a unit of {last} {100 * deep.folder:.0f} % lie in one folder (by chance {100 * deep.chance:.0f} %)"
         said += (
-            f"; in {first} {100 * shallow.folder:.0f} %."
+            f", of {first} {100 * shallow.folder:.0f} %."
             if first != last and shallow.folder is not None
             else "."
         )

@@ -243,7 +243,7 @@ def watch(
         for one, tally in new.items():
             tallies[one].merge(tally)
         if top is not None:
-            top.update(kept[0], numbers)
+            top.update(kept[0], numbers.tolist())
 
     pool = ThreadPoolExecutor(max(workers, 1))
     try:

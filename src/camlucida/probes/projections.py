@@ -37,17 +37,28 @@ def projected(
         return way.down(signal).float().cpu()
 
 
+def has_switches(network: Network, layer: Layer) -> bool:
+    """Whether a maximum is pooled between the pixels and the layer. Otherwise nothing of the picture enters a projection
+    but its borders. Raises as `projected` does."""
+    pixels = network.blank().to(network.device)
+    with taps.borrowed(network.module):
+        operations = Way(recorded(network, pixels, layer)[0], layer).operations
+    return any(one.name.startswith(("max_pool", "adaptive_max_pool")) for one in operations)
+
+
 def window(layer: Layer, cell: tuple[int, int], view: Size) -> Window:
-    """The receptive field of a cell in whole pixels. Along a side where the field is no smaller than the view, or not
-    known: the whole of it."""
+    """The receptive field of a cell in whole pixels, around its centre; no side longer than twice the view's, which holds all
+    of it from any cell. The whole view where the field is not known."""
     field = field_of(layer, cell)
     if field is None:
         return (0, 0, view.height, view.width)
-    rows, columns = (
-        (math.floor(low + 0.5), round(high - low)) if high - low < length else (0, length)
-        for low, high, length in ((field.y0, field.y1, view.height), (field.x0, field.x1, view.width))
-    )
-    return (rows[0], columns[0], rows[1], columns[1])
+
+    def side(low: float, high: float, length: int) -> tuple[int, int]:
+        most = min(round(high - low), 2 * length)
+        return math.floor((low + high - most) / 2 + 0.5), most
+
+    (top, height), (left, width) = side(field.y0, field.y1, view.height), side(field.x0, field.x1, view.width)
+    return (top, left, height, width)
 
 
 def cut(values: NDArray, window: Window, fill: float | Sequence[float] = 0.0) -> NDArray:

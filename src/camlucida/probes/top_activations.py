@@ -53,42 +53,50 @@ class RunningTop:
     def k(self) -> int:
         return self.values.shape[1]
 
-    def update(self, activations: Tensor, pictures: int | Sequence[int] | Tensor) -> list[int]:
+    def update(self, activations: Tensor, pictures: int | Sequence[int]) -> list[int]:
         """Takes in the activations `(N, units, *cells)` of N pictures: their indices, or the first of consecutive ones.
         Returns the pictures of which a map holds NaN or infinity; such a map does not count."""
-        numbers = torch.arange(pictures, pictures + len(activations)) if isinstance(pictures, int) else torch.as_tensor(pictures)  # fmt: skip
-        best = activations.amax(tuple(range(2, activations.ndim))).float().cpu()  # (N, units)
-        last, at = self.values[:, -1], self.pictures[:, -1]
-        finite = best.isfinite()
+        numbers = np.arange(pictures, pictures + len(activations)) if isinstance(pictures, int) else np.array(pictures)  # fmt: skip
+        best = activations.amax(tuple(range(2, activations.ndim))).float().cpu().numpy()  # (N, units)
+        finite = np.isfinite(best)
+        # NumPy from here on: these arrays are small, and torch takes longer to start an operation.
+        held = self.arrays()  # the same memory
+        last, at = held["values"][:, -1], held["pictures"][:, -1]
         enters = finite & ((best > last) | ((best == last) & (numbers[:, None] < at)))
-        units = enters.any(0).nonzero()[:, 0]
+        units = np.flatnonzero(enters.any(0))
         if len(units):
-            rivals = best.masked_fill(~enters, -math.inf).T[units]
-            values = torch.cat([self.values[units], rivals], 1)
-            places = torch.cat([self.pictures[units], numbers.expand(rivals.shape)], 1)
-            order = _strongest(values, places.masked_fill_(values == -math.inf, -1))[:, : self.k]
-            values, places = values.gather(1, order), places.gather(1, order)
-            cells = self.cells[units].gather(1, order.clamp(max=self.k - 1)[..., None].expand(-1, -1, self.cells.shape[2]))  # fmt: skip
+            rivals = np.where(enters, best, np.float32(-math.inf)).T[units]
+            values = np.concatenate([held["values"][units], rivals], 1)
+            places = np.concatenate([held["pictures"][units], np.broadcast_to(numbers, rivals.shape)], 1)
+            places[values == -math.inf] = -1
+            order = _strongest(values, places)[:, : self.k]
+            values, places = np.take_along_axis(values, order, 1), np.take_along_axis(places, order, 1)
+            cells = np.take_along_axis(held["cells"][units], order.clip(max=self.k - 1)[..., None], 1)
             # Which cell it is, is asked of those alone that stay: few, once many pictures have been seen.
-            row, rank = (order >= self.k).nonzero(as_tuple=True)
-            device = activations.device
-            maps = activations[(order[row, rank] - self.k).to(device), units[row].to(device)]  # (M, *cells)
+            row, rank = np.nonzero((order >= self.k) & (values > -math.inf))
+            where = (
+                torch.from_numpy(one).to(activations.device)
+                for one in (order[row, rank] - self.k, units[row])
+            )
+            maps = activations[tuple(where)]  # (M, *cells)
             flat = maps.flatten(1).argmax(1).cpu().numpy()
-            cells[row, rank] = torch.from_numpy(np.stack(np.unravel_index(flat, maps.shape[1:]), 1))
-            cells.masked_fill_((values == -math.inf)[..., None], 0)
-            self.values[units], self.pictures[units], self.cells[units] = values, places, cells
+            cells[row, rank] = np.stack(np.unravel_index(flat, maps.shape[1:]), 1)
+            held["values"][units], held["pictures"][units], held["cells"][units] = values, places, cells
         return numbers[~finite.all(1)].tolist()
 
     def merge(self, other: RunningTop) -> RunningTop:
         """The strongest places of both, which have seen different pictures; the same whichever comes first."""
-        values = torch.cat([self.values, other.values], 1)
-        pictures = torch.cat([self.pictures, other.pictures], 1)
+        values, pictures, cells = (
+            np.concatenate([one, other], 1)
+            for one, other in zip(self.arrays().values(), other.arrays().values(), strict=True)
+        )
         order = _strongest(values, pictures)[:, : self.k]
-        cells = torch.cat([self.cells, other.cells], 1)
-        index = order[..., None].expand(-1, -1, cells.shape[2])
-        return RunningTop(values.gather(1, order), pictures.gather(1, order), cells.gather(1, index))
+        values, pictures = np.take_along_axis(values, order, 1), np.take_along_axis(pictures, order, 1)
+        cells = np.take_along_axis(cells, order[..., None], 1)
+        return RunningTop.of_arrays({"values": values, "pictures": pictures, "cells": cells})
 
     def arrays(self) -> dict[str, NDArray]:
+        """Values, pictures and cells, of the same memory."""
         return {"values": self.values.numpy(), "pictures": self.pictures.numpy(), "cells": self.cells.numpy()}
 
     @classmethod
@@ -99,11 +107,9 @@ class RunningTop:
         return cls(values, pictures, cells)
 
 
-def _strongest(values: Tensor, pictures: Tensor) -> Tensor:
+def _strongest(values: NDArray, pictures: NDArray) -> NDArray[np.int64]:
     """Columns `(units, n)` in the order of falling values; equal ones in the order of pictures."""
-    by_picture = pictures.argsort(1)
-    falling = values.gather(1, by_picture).argsort(dim=1, descending=True, stable=True)
-    return by_picture.gather(1, falling)
+    return np.lexsort((pictures, -values))
 
 
 @dataclass
@@ -185,7 +191,8 @@ def running(
     made = begun or TopActivations(
         {one.name: RunningTop.empty(one.channels, k, len(one.size)) for one in found}
     )
-    todo = [i for i in range(share[0], -(-len(pictures) // part), share[1]) if i not in {*made.parts}]
+    done = {*made.parts}
+    todo = [i for i in range(share[0], -(-len(pictures) // part), share[1]) if i not in done]
     slices = [range(i * part, min((i + 1) * part, len(pictures))) for i in todo]
     pool = ThreadPoolExecutor(max(workers, 1))
     try:
@@ -245,7 +252,7 @@ def _look(
     pictures: Sequence[Any],
 ) -> None:
     """One forward pass over pictures of one shape, taken into the result."""
-    numbers = torch.tensor([one.number for one in some])
+    numbers = [one.number for one in some]
     shown = torch.stack([one.pixels for one in some if one.pixels is not None]).to(network.device)
     # Convolutions run faster so, whatever the layout of their weights.
     pixels = network.card.preprocessing.normalise(shown).contiguous(memory_format=torch.channels_last)
@@ -258,7 +265,7 @@ def _look(
         for layer in at[point]:
             for number in made.tops[layer.name].update(layer.cells(value), numbers):
                 reason = f"some units of {layer.name} say NaN or infinity of it"
-                made.rejected.append((number, _name(pictures[int(number)]), reason))
+                made.rejected.append((number, _name(pictures[number]), reason))
 
     with taps.borrowed(network.module):
         network.run(pixels, at, trunk=True, seen=seen)

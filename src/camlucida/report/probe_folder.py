@@ -23,6 +23,7 @@ SCHEMA_VERSION = 1
 TOOL = "camlucida probe"
 LONGEST = 640  # longer side of the pictures that patches link to
 PAGE, MANIFEST = "report.html", "manifest.json"
+WRITTEN = ".written"  # a line a file, until the manifest lists them: so a killed run's files are known, too
 
 
 @dataclass
@@ -53,19 +54,18 @@ class ProbeFolder:
                 )  # fmt: skip
         writable(folder)
         made = cls(folder, kind, tuple(command), earlier)
-        if overwrite and not resume:
-            for name in earlier:
-                (folder / name).unlink(missing_ok=True)
         if not resume or not (folder / MANIFEST).exists():
             made._manifest({"state": "running", "files": sorted(earlier)})
         return made
 
     def write(self, name: str, data: bytes) -> str:
         """A file, whole or not at all; its name."""
-        with replacing(self.folder / name) as partial:
-            partial.write_bytes(data)
         if name not in self.files:
             self.files.append(name)
+            with (self.folder / WRITTEN).open("a", encoding="utf-8") as stream:
+                stream.write(name + "\n")
+        with replacing(self.folder / name) as partial:
+            partial.write_bytes(data)
         return name
 
     def picture(self, name: str, picture: Image.Image) -> str:
@@ -104,6 +104,7 @@ class ProbeFolder:
         for name in set(self.earlier) - set(self.files) - {MANIFEST}:
             (self.folder / name).unlink(missing_ok=True)
         self._manifest({**about, "rejected": len(rejected), "state": "done", "files": sorted(self.files)})
+        (self.folder / WRITTEN).unlink(missing_ok=True)
 
     def _manifest(self, about: Mapping[str, Any]) -> None:
         head = {
@@ -136,8 +137,10 @@ def _files_of(folder: Path, kind: str) -> tuple[str, ...]:
             do="nothing was touched; name another folder",
         )
     known = re.compile(r"(pictures/)?[\w.-]+\.(html|csv|npz|jpg|png|json|parquet)")
+    written = folder / WRITTEN
+    killed = written.read_text(encoding="utf-8").splitlines() if written.is_file() else []
     return tuple(
         name
-        for name in stored.get("files", [])
+        for name in dict.fromkeys([*stored.get("files", []), *killed])
         if isinstance(name, str) and known.fullmatch(name) and ".." not in name
     )

@@ -21,7 +21,7 @@ from PIL import Image
 
 from camlucida import render
 from camlucida.errors import InputError, LayerError, UnsupportedError, UsageError
-from camlucida.images.read import read_picture
+from camlucida.images.read import MAX_PIXELS, read_picture
 from camlucida.images.sources import Source, unique_names
 from camlucida.networks.network import Network
 from camlucida.networks.structure import Layer
@@ -151,13 +151,14 @@ def units_of(spec: str, top: RunningTop, layer: str) -> list[int]:
 @dataclass(frozen=True)
 class Measured:
     """Of one layer: mean correlation of a unit's patches with one another, of its projections, and of the first projections
-    of different units; `refused`: why there are no projections. Over all units: mean share of a unit's pictures that lie in
+    of different units; `refused`: why there are no projections; `switches`: whether something of the picture enters them. Over all units: mean share of a unit's pictures that lie in
     one folder (None where all pictures do), and what chance gives; units that no picture excites."""
 
     patches: float | None
     projections: float | None
     between: float | None
     refused: str
+    switches: bool
     folder: float | None
     chance: float | None
     silent: int
@@ -172,6 +173,7 @@ def sheets(
     view: str,
     folder: ProbeFolder,
     names: Mapping[int, str],
+    max_pixels: int = MAX_PIXELS,
 ) -> tuple[list[Strip], Measured]:
     """For each unit the patches of its strongest places and their projections, cut to the same windows; and what was
     measured. A projection is scaled by itself: zero is mid-grey, its largest magnitude black or white."""
@@ -182,7 +184,7 @@ def sheets(
 
     @lru_cache(maxsize=32)
     def seen(number: int) -> Image.Image:
-        return read_picture(sources[number].read(), shape.mean_colour)
+        return read_picture(sources[number].read(), shape.mean_colour, max_pixels)
 
     for unit in units:
         places = [
@@ -201,12 +203,13 @@ def sheets(
         ]
         links = [folder.picture(names[picture], seen(picture)) for _, picture, _ in places]
         words = [
-            f"rank {i}, activation {v:.3g}, {PurePosixPath(sources[p].relative).name}"
+            f"rank {i}, activation {_short(v)}, {PurePosixPath(sources[p].relative).name}"
             for i, (v, p, _) in enumerate(places, 1)
         ]
+        gone = int((top.pictures[unit] >= 0).sum()) - len(places)
         strips.append(Strip(
-            [Patch(a, f"patch of {layer.name} unit {unit}, {w}", f"{v:.3g}", link) for a, w, (v, _, _), link in zip(patches, words, places, links, strict=True)],
-            f"{layer.name}, unit {unit}", size="small",
+            [Patch(a, f"patch of {layer.name} unit {unit}, {w}", _short(v), link) for a, w, (v, _, _), link in zip(patches, words, places, links, strict=True)],
+            f"{layer.name}, unit {unit}", f"{gone} of its pictures can no longer be read." * bool(gone), "small",
         ))  # fmt: skip
         alike["patches"].append(likeness(patches, where))
         if refused or not places:
@@ -223,11 +226,19 @@ def sheets(
         ))  # fmt: skip
         alike["projections"].append(likeness(shown, where))
         firsts.append((shown[0], where[0]))
+    switches = bool(firsts) and projections.has_switches(net, layer)
     between = likeness([one for one, _ in firsts], [mask for _, mask in firsts])
     one_folder, chance = same_folder(top, sources)
     silent = int((top.values[:, 0] <= 0).sum())
     return strips, Measured(
-        _mean(alike["patches"]), _mean(alike["projections"]), between, refused, one_folder, chance, silent
+        _mean(alike["patches"]),
+        _mean(alike["projections"]),
+        between,
+        refused,
+        switches,
+        one_folder,
+        chance,
+        silent,
     )
 
 
@@ -259,6 +270,10 @@ def _projected(
 def _grey(values: NDArray) -> NDArray[np.uint8]:
     scaled = values / (2 * (np.abs(values).max() or 1.0))
     return render.as_rgb(np.moveaxis(0.5 + np.nan_to_num(scaled), -1, 0))
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
