@@ -73,6 +73,8 @@ def test_the_rows_are_those_of_a_sort_and_the_page_shows_them(desk, capsys):
     assert second["projections"] > second["patches"]  # no max pooling: every picture's is the unit's own
     assert 1 / 3 <= second["folder"] <= 1
     assert first["refused"] == ""
+    assert not second["switches"]
+    assert "But no maximum is pooled on the way to 1" in text
 
 
 def test_a_killed_run_goes_on_and_shares_join_to_the_same_rows(desk, capsys, monkeypatch):

@@ -155,8 +155,10 @@ def test_a_unit_is_looked_at_before_a_relu_in_place_overwrites_it():
     net = network(
         lambda: seeded(lambda: nn.Sequential(trunk(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten()))
     )
-    top = top_activations(net, pictures(), ["0.2"], 23).tops["0.2"]
-    assert (top.values < 0).any()
+    for i in (0, 2):
+        nn.init.constant_(net.module[0][i].bias[:1], -100)
+    tops = top_activations(net, pictures(), ["0.0", "0.2"], 23).tops  # from the first the pass goes on
+    assert all((top.values[0] < -10).all() for top in tops.values())
 
 
 def test_the_pass_ends_at_the_deepest_layer_and_leaves_the_network_alone():
@@ -241,6 +243,17 @@ def test_a_projection_is_deconvnet_from_that_cell():
     for i, (unit, cell) in enumerate([(1, (2, 3)), (4, (0, 1))]):
         wanted = cl.DeconvNet("features.3", unit=unit, at=cell)(net, batch)
         torch.testing.assert_close(made[i], wanted.values[i])
+
+
+def test_only_what_is_max_pooled_has_switches():
+    def pooled():
+        return nn.Sequential(
+            trunk(), nn.MaxPool2d(2), nn.Conv2d(6, 5, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        )
+
+    net = network(lambda: seeded(pooled))
+    found = [projections.has_switches(net, net.find_layer(name, net.blank())) for name in ("0.2", "2")]
+    assert found == [False, True]
 
 
 def test_a_window_is_the_receptive_field_and_beyond_the_border_lies_the_fill():

@@ -314,6 +314,8 @@ def _finding(measured: dict[str, Measured]) -> str:
         said = f"{start}: those of {last} correlate {_number(deep.projections)} with one another, the patches {_number(deep.patches)}."
         if deep.between is not None:
             said += f" Projections of different units correlate {_number(deep.between)}."
+        if deep.projections is not None and not deep.switches:
+            said += f" But no maximum is pooled on the way to {last}: a projection is the unit’s own, whatever the picture."
     if deep.folder is not None and deep.chance is not None:
         said += f" Of the strongest pictures of a unit of {last} {100 * deep.folder:.0f} % lie in one folder (by chance {100 * deep.chance:.0f} %)"
         said += (

@@ -37,6 +37,15 @@ def projected(
         return way.down(signal).float().cpu()
 
 
+def has_switches(network: Network, layer: Layer) -> bool:
+    """Whether a maximum is pooled between the pixels and the layer. Otherwise nothing of the picture enters a projection
+    but its borders. Raises as `projected` does."""
+    pixels = network.blank().to(network.device)
+    with taps.borrowed(network.module):
+        operations = Way(recorded(network, pixels, layer)[0], layer).operations
+    return any(one.name.startswith(("max_pool", "adaptive_max_pool")) for one in operations)
+
+
 def window(layer: Layer, cell: tuple[int, int], view: Size) -> Window:
     """The receptive field of a cell in whole pixels, around its centre; no side longer than twice the view's, which holds all
     of it from any cell. The whole view where the field is not known."""

@@ -151,13 +151,14 @@ def units_of(spec: str, top: RunningTop, layer: str) -> list[int]:
 @dataclass(frozen=True)
 class Measured:
     """Of one layer: mean correlation of a unit's patches with one another, of its projections, and of the first projections
-    of different units; `refused`: why there are no projections. Over all units: mean share of a unit's pictures that lie in
+    of different units; `refused`: why there are no projections; `switches`: whether something of the picture enters them. Over all units: mean share of a unit's pictures that lie in
     one folder (None where all pictures do), and what chance gives; units that no picture excites."""
 
     patches: float | None
     projections: float | None
     between: float | None
     refused: str
+    switches: bool
     folder: float | None
     chance: float | None
     silent: int
@@ -225,11 +226,19 @@ def sheets(
         ))  # fmt: skip
         alike["projections"].append(likeness(shown, where))
         firsts.append((shown[0], where[0]))
+    switches = bool(firsts) and projections.has_switches(net, layer)
     between = likeness([one for one, _ in firsts], [mask for _, mask in firsts])
     one_folder, chance = same_folder(top, sources)
     silent = int((top.values[:, 0] <= 0).sum())
     return strips, Measured(
-        _mean(alike["patches"]), _mean(alike["projections"]), between, refused, one_folder, chance, silent
+        _mean(alike["patches"]),
+        _mean(alike["projections"]),
+        between,
+        refused,
+        switches,
+        one_folder,
+        chance,
+        silent,
     )
 
 
