@@ -13,6 +13,7 @@ import argparse
 import json
 import statistics
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -37,18 +38,25 @@ def bare(net: Network, pictures: Sequence[sources.Source], batch: int, workers: 
         picture = read_picture(source.read(), shape.mean_colour)
         return shape.pixels(picture, shape.view(Size(picture.height, picture.width)))
 
+    def run(some: Sequence[torch.Tensor]) -> None:
+        pixels = shape.normalise(torch.stack([*some]).to(net.device))
+        with taps.borrowed(net.module):
+            net.forward(pixels.contiguous(memory_format=torch.channels_last))
+        if net.device.type == "cuda":
+            torch.cuda.synchronize()
+
     with ThreadPoolExecutor(workers) as pool:
         reads = ahead(pool, read, pictures, 2 * workers)
-        while part := [*islice(reads, PART)]:
-            for size in dict.fromkeys(one.shape for one in part):
-                same = [one for one in part if one.shape == size]
-                for start in range(0, len(same), batch):
-                    shown = torch.stack(same[start : start + batch]).to(net.device)
-                    pixels = shape.normalise(shown).contiguous(memory_format=torch.channels_last)
-                    with taps.borrowed(net.module):
-                        net.forward(pixels)
-                    if net.device.type == "cuda":
-                        torch.cuda.synchronize()
+        for _ in range(
+            0, len(pictures), PART
+        ):  # pictures of one shape share a batch, as in the pass that is measured
+            waiting: dict[tuple[int, ...], list[torch.Tensor]] = defaultdict(list)
+            for one in islice(reads, PART):
+                waiting[one.shape].append(one)
+                if len(waiting[one.shape]) == batch:
+                    run(waiting.pop(one.shape))
+            for rest in waiting.values():
+                run(rest)
 
 
 def taken(work: Callable[[], object]) -> tuple[float, float]:
