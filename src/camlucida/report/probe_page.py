@@ -94,7 +94,7 @@ def embedded(patch: Patch) -> Markup:
     text = base64.b64encode(data).decode("ascii")
     how = Markup(' class="cells"') if max(image.size) <= 96 and not patch.photo else ""
     return Markup(
-        '<img src="data:image/{};base64,{}" alt="{}" width="{}" height="{}" loading="lazy"{}>'
+        '<img src="data:image/{};base64,{}" alt="{}" width="{}" height="{}" decoding="async"{}>'
     ).format(kind, text, patch.alt, image.width, image.height, how)
 
 
