@@ -14,7 +14,7 @@ import camlucida as cl
 from camlucida.cli import main
 from camlucida.geometry import Box, Size
 from camlucida.probes.receptive_field import Discrepancy, EmpiricalField
-from camlucida.probes.strongest import Peak
+from camlucida.probes.top_activations import Peak
 from camlucida.report import probe_class_units, probe_receptive_field
 from camlucida.values import View
 

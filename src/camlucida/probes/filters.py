@@ -139,7 +139,7 @@ def filters_and_units(
     by_name = {one.layer: one for one in watched.activities}
     projected, refused = None, "" if chosen else "the network has no second layer with cells"
     if chosen is not None and watched.top is not None:
-        answering = (watched.top.values[:, 0] > 0).nonzero()[:, 0].tolist()
+        answering = watched.top.excited.nonzero()[0].tolist()
         few = (
             [answering[i * len(answering) // units] for i in range(units)]
             if len(answering) > units

@@ -30,10 +30,20 @@ Heard = Callable[[str, Tensor, Sequence[int]], None]
 """Told a layer's name, its activations `(N, units, *cells)` for some pictures, and the numbers of these."""
 
 
+@dataclass(frozen=True)
+class Peak:
+    """A unit's highest activation in one picture: which picture, the value, and its cell, such as `(row, column)`."""
+
+    picture: int
+    value: float
+    cell: tuple[int, ...]
+
+
 @dataclass
 class RunningTop:
     """The k strongest places of every unit of a layer so far, at most one per picture; strongest first, ties by the earlier
-    picture and, inside one, by the first cell in reading order.
+    picture and, inside one, by the first cell in reading order. A picture excites a unit that is above zero somewhere in it;
+    one in which the unit never is, such as a ReLU that stays shut, has its place here but shows nothing of the unit.
 
     `values (units, k)` float32, −∞ where there is no place yet; `pictures (units, k)` int64, their index, or −1; `cells
     (units, k, axes)` int64: row and column. It never holds more than that, however many pictures it has seen.
@@ -50,6 +60,10 @@ class RunningTop:
         return cls(
             torch.full((units, k), -math.inf), torch.full((units, k), -1), torch.zeros(units, k, axes, dtype=torch.int64)
         )  # fmt: skip
+
+    @property
+    def units(self) -> int:
+        return self.values.shape[0]
 
     @property
     def k(self) -> int:
@@ -85,6 +99,23 @@ class RunningTop:
             cells[row, rank] = np.stack(np.unravel_index(flat, maps.shape[1:]), 1)
             held["values"][units], held["pictures"][units], held["cells"][units] = values, places, cells
         return numbers[~finite.all(1)].tolist()
+
+    @property
+    def excited(self) -> NDArray[np.bool_]:
+        """Which units some picture excites `(units,)`."""
+        return (self.values[:, 0] > 0).numpy()
+
+    def ranked(self) -> list[int]:
+        """The units that some picture excites, by their highest activation, highest first."""
+        order = self.values[:, 0].argsort(descending=True, stable=True)
+        return order[: int(self.excited.sum())].tolist()
+
+    def peaks(self, unit: int) -> tuple[Peak, ...]:
+        """The unit's places in the pictures that excite it, strongest first."""
+        each = zip(
+            self.pictures[unit].tolist(), self.values[unit].tolist(), self.cells[unit].tolist(), strict=True
+        )
+        return tuple(Peak(picture, value, tuple(cell)) for picture, value, cell in each if value > 0)
 
     def merge(self, other: RunningTop) -> RunningTop:
         """The strongest places of both, which have seen different pictures; the same whichever comes first."""

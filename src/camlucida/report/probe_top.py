@@ -129,7 +129,7 @@ def parquet(folder: ProbeFolder, name: str, rows: Iterator[dict[str, Any]]) -> s
 def units_of(spec: str, top: RunningTop, layer: str) -> list[int]:
     """`3,17`: these units; `strongest:N`: those with the highest activations; `evenly:N`: spread over the layer, picked by
     nobody; `all`. Raises UsageError."""
-    count = len(top.values)
+    count = top.units
     kind, _, number = spec.partition(":")
     if spec == "all":
         return [*range(count)]
@@ -229,7 +229,7 @@ def sheets(
     switches = bool(firsts) and projections.has_switches(net, layer)
     between = likeness([one for one, _ in firsts], [mask for _, mask in firsts])
     one_folder, chance = same_folder(top, sources)
-    silent = int((top.values[:, 0] <= 0).sum())
+    silent = int((~top.excited).sum())
     return strips, Measured(
         _mean(alike["patches"]),
         _mean(alike["projections"]),
@@ -291,7 +291,7 @@ def same_folder(top: RunningTop, sources: Sequence[Source]) -> tuple[float | Non
     def share(numbers: Sequence[int]) -> float:
         return Counter(folders[i] for i in numbers).most_common(1)[0][1] / len(numbers)
 
-    units = [[i for i in row if i >= 0] for row in top.pictures[top.values[:, 0] > 0].tolist()]
+    units = [[i for i in row if i >= 0] for row in top.pictures[top.excited].tolist()]
     rng = np.random.default_rng(0)
     drawn = [
         share(rng.choice(len(folders), min(top.k, len(folders)), replace=False).tolist())
