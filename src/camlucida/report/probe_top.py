@@ -28,7 +28,7 @@ from camlucida.networks.structure import Layer
 from camlucida.probes import projections
 from camlucida.probes.projections import likeness
 from camlucida.probes.receptive_field import field_of
-from camlucida.probes.top_activations import RunningTop, TopActivations
+from camlucida.probes.top_activations import Peak, RunningTop, TopActivations
 from camlucida.report.probe_folder import ProbeFolder
 from camlucida.report.probe_page import Patch, Strip
 from camlucida.report.save import _text
@@ -187,29 +187,29 @@ def sheets(
         return read_picture(sources[number].read(), shape.mean_colour, max_pixels)
 
     for unit in units:
-        places = [
-            (value, picture, (cell[0], cell[1]))
-            for value, picture, cell in zip(top.values[unit].tolist(), top.pictures[unit].tolist(), top.cells[unit].tolist(), strict=True)
-            if picture >= 0 and _readable(seen, picture)
-        ]  # fmt: skip
-        views = [shape.view(found.sizes[picture], view) for _, picture, _ in places]
+        peaks = top.peaks(unit)
+        places = [one for one in peaks if _readable(seen, one.picture)]
+        views = [shape.view(found.sizes[one.picture], view) for one in places]
         windows = [
-            projections.window(layer, cell, one.size) for (_, _, cell), one in zip(places, views, strict=True)
+            projections.window(layer, peak.cell, one.size) for peak, one in zip(places, views, strict=True)
         ]
         where = [projections.inside(w, one.size) for w, one in zip(windows, views, strict=True)]
         patches = [
-            projections.cut(np.asarray(one.show(seen(picture), shape.interpolation)), w, shape.mean_colour)
-            for (_, picture, _), one, w in zip(places, views, windows, strict=True)
+            projections.cut(
+                np.asarray(one.show(seen(peak.picture), shape.interpolation)), w, shape.mean_colour
+            )
+            for peak, one, w in zip(places, views, windows, strict=True)
         ]
-        links = [folder.picture(names[picture], seen(picture)) for _, picture, _ in places]
+        links = [folder.picture(names[one.picture], seen(one.picture)) for one in places]
         words = [
-            f"rank {i}, activation {_short(v)}, {PurePosixPath(sources[p].relative).name}"
-            for i, (v, p, _) in enumerate(places, 1)
+            f"rank {i}, activation {_short(one.value)}, {PurePosixPath(sources[one.picture].relative).name}"
+            for i, one in enumerate(places, 1)
         ]
-        gone = int((top.pictures[unit] >= 0).sum()) - len(places)
+        gone = len(peaks) - len(places)
+        missing = f"{gone} of its pictures can no longer be read." if gone else ""
         strips.append(Strip(
-            [Patch(a, f"patch of {layer.name} unit {unit}, {w}", _short(v), link) for a, w, (v, _, _), link in zip(patches, words, places, links, strict=True)],
-            f"{layer.name}, unit {unit}", f"{gone} of its pictures can no longer be read." * bool(gone), "small",
+            [Patch(a, f"patch of {layer.name} unit {unit}, {w}", _short(one.value), link) for a, w, one, link in zip(patches, words, places, links, strict=True)],
+            f"{layer.name}, unit {unit}", missing if peaks else "No picture excites it.", "small",
         ))  # fmt: skip
         alike["patches"].append(likeness(patches, where))
         if refused or not places:
@@ -251,17 +251,17 @@ def _readable(seen: Any, number: int) -> bool:
 
 
 def _projected(
-    net: Network, layer: Layer, unit: int, places: Sequence[tuple[float, int, tuple[int, int]]], views: Sequence[Any], seen: Any
+    net: Network, layer: Layer, unit: int, places: Sequence[Peak], views: Sequence[Any], seen: Any
 ) -> list[NDArray]:  # fmt: skip
     """Projections `(H, W, channels)` over the views, in red, green, blue; pictures of one shape together."""
     shape = net.card.preprocessing
     made: dict[int, NDArray] = {}
     for size in dict.fromkeys(one.size for one in views):
         same = [i for i, one in enumerate(views) if one.size == size]
-        shown = torch.stack([shape.pixels(seen(places[i][1]), views[i]) for i in same])
+        shown = torch.stack([shape.pixels(seen(places[i].picture), views[i]) for i in same])
         pixels = shape.normalise(shown).to(net.device)
         here = layer if layer.prefix is None else net.find_layer(layer.name, pixels)
-        values = projections.projected(net, pixels, here, [unit] * len(same), [places[i][2] for i in same])
+        values = projections.projected(net, pixels, here, [unit] * len(same), [places[i].cell for i in same])
         values = values.flip(1) if shape.channels == "BGR" else values
         made |= {i: np.moveaxis(one.numpy(), 0, -1) for i, one in zip(same, values, strict=True)}
     return [made[i] for i in range(len(places))]
@@ -304,12 +304,5 @@ def shown_names(
     sources: Sequence[Source], tops: Mapping[str, RunningTop], units: Mapping[str, Sequence[int]]
 ) -> dict[int, str]:
     """Names of the files that patches link to, for the pictures of these units."""
-    numbers = sorted(
-        {
-            i
-            for name, some in units.items()
-            for i in tops[name].pictures[list(some)].flatten().tolist()
-            if i >= 0
-        }
-    )
+    numbers = sorted({p.picture for name, some in units.items() for i in some for p in tops[name].peaks(i)})
     return dict(zip(numbers, unique_names([sources[i] for i in numbers]), strict=True))
