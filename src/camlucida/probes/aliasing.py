@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camlucida.images.read import read_picture
-from camlucida.images.sources import Source
+from camlucida.images.sources import payload
 from camlucida.metrics import bootstrap_interval
 from camlucida.networks.network import Network
 from camlucida.probes.activity import Units
@@ -81,8 +81,8 @@ def project(
         for rank, peak in enumerate(top.peaks(unit)):
             places[peak.picture].append((unit, rank, peak))
     for number, each in places.items():
-        given, shape = pictures[number], net.card.preprocessing
-        picture = read_picture(given.read() if isinstance(given, Source) else given, shape.mean_colour)
+        shape = net.card.preprocessing
+        picture = read_picture(payload(pictures[number]), shape.mean_colour)
         batch = net.preprocess(picture, view=view)
         here = net.find_layer(layer.call, batch.pixels)
         size, seen = Size(*batch.pixels.shape[2:]), np.asarray(batch.pictures()[0])

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from camlucida.errors import InputError, NetworkError, TargetError, UsageError
 from camlucida.images.datasets import evenly
-from camlucida.images.sources import Source
+from camlucida.images.sources import payload
 from camlucida.maps.deconvnet import DeconvNet
 from camlucida.networks.cards import Card
 from camlucida.networks.network import Network
@@ -251,9 +251,8 @@ def _moments(
         if peak is None:
             yield Moment(float(top.values[unit, 0]))
             continue
-        given = pictures[peak.picture]
         try:
-            shown = network.preprocess(given.read() if isinstance(given, Source) else given, view=view)
+            shown = network.preprocess(payload(pictures[peak.picture]), view=view)
         except InputError as error:  # it was read a moment ago
             raise InputError(
                 f"the strongest picture of unit {unit} of {name} is gone", got=str(error)
