@@ -226,6 +226,8 @@ def test_the_gallery_ranks_by_the_map_and_leaves_the_picture_itself_out():
         "a": torch.tensor([1.0, 9.0]),
         "b": torch.tensor([5.0, 2.0]),
         "c": torch.tensor([5.0, 3.0]),
+        "shut": torch.tensor([0.0, -1.0]),
     }
     assert gallery.strongest(0, 2, "a") == ["b", "c"]
+    assert gallery.strongest(0, 5, "a") == ["b", "c"]
     assert gallery.strongest(1, 5, "a") == ["c", "b"]

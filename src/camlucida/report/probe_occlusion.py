@@ -99,11 +99,10 @@ class Gallery:
         return picture, batch
 
     def strongest(self, unit: int, count: int, without: str) -> list[str]:
-        """Names of the pictures that excite a map most, strongest first; earlier ones before equal ones."""
-        ranked = sorted(
-            (name for name in self.peaks if name != without), key=lambda n: -float(self.peaks[n][unit])
-        )
-        return ranked[:count]
+        """Names of the pictures that excite a map most, strongest first, earlier ones before equal ones; of those alone in
+        which it is above zero."""
+        found = {name: float(of[unit]) for name, of in self.peaks.items() if name != without and of[unit] > 0}
+        return sorted(found, key=lambda name: -found[name])[:count]
 
 
 def studied(
