@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camlucida.errors import UnsupportedError, UsageError
+from camlucida.images.datasets import evenly
 from camlucida.images.read import MAX_PIXELS
 from camlucida.networks.network import Network
 from camlucida.probes import activity
@@ -140,13 +141,8 @@ def filters_and_units(
     projected, refused = None, "" if chosen else "the network has no second layer with cells"
     if chosen is not None and watched.top is not None:
         answering = watched.top.excited.nonzero()[0].tolist()
-        few = (
-            [answering[i * len(answering) // units] for i in range(units)]
-            if len(answering) > units
-            else answering
-        )
         try:
-            projected = project(net, chosen, watched.top, pictures, few, view)
+            projected = project(net, chosen, watched.top, pictures, evenly(answering, units), view)
         except UnsupportedError as error:
             refused = str(error)
     return FiltersAndUnits(

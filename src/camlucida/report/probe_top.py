@@ -31,7 +31,7 @@ from camlucida.probes.receptive_field import field_of
 from camlucida.probes.top_activations import Peak, RunningTop, TopActivations
 from camlucida.report.probe_folder import ProbeFolder
 from camlucida.report.probe_page import Patch, Strip
-from camlucida.report.save import _text
+from camlucida.report.writing import utf8
 from camlucida.values import Size
 
 STATE = "state"
@@ -111,7 +111,7 @@ def rows(
                     else (None,) * 4
                 )
                 yield {
-                    "layer": layer.name, "unit": unit, "rank": rank, "path": _text(sources[picture].name), "row": cell[0], "column": cell[1],
+                    "layer": layer.name, "unit": unit, "rank": rank, "path": utf8(sources[picture].name), "row": cell[0], "column": cell[1],
                     "activation": value, **dict(zip(("x0", "y0", "x1", "y1"), corners, strict=True)),
                 }  # fmt: skip
 
@@ -221,7 +221,7 @@ def sheets(
             continue
         shown = [projections.cut(one, w) for one, w in zip(made, windows, strict=True)]
         strips.append(Strip(
-            [Patch(_grey(a), f"projection of {layer.name} unit {unit}, {w}", "", link) for a, w, link in zip(shown, words, links, strict=True)],
+            [Patch(render.signed_rgb(np.moveaxis(a, -1, 0)), f"projection of {layer.name} unit {unit}, {w}", "", link) for a, w, link in zip(shown, words, links, strict=True)],
             size="small",
         ))  # fmt: skip
         alike["projections"].append(likeness(shown, where))
@@ -265,11 +265,6 @@ def _projected(
         values = values.flip(1) if shape.channels == "BGR" else values
         made |= {i: np.moveaxis(one.numpy(), 0, -1) for i, one in zip(same, values, strict=True)}
     return [made[i] for i in range(len(places))]
-
-
-def _grey(values: NDArray) -> NDArray[np.uint8]:
-    scaled = values / (2 * (np.abs(values).max() or 1.0))
-    return render.as_rgb(np.moveaxis(0.5 + np.nan_to_num(scaled), -1, 0))
 
 
 def _short(value: float) -> str:
