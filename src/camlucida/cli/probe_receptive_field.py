@@ -61,8 +61,7 @@ def run(options: Options, command: Sequence[str]) -> int:
     from camlucida.report.probe_page import Page
 
     wanted = _units(options.units)
-    if options.top < 1:
-        raise UsageError(f"--top {options.top}", allowed="≥ 1")
+    probing.positive(options, "top")
     listing = sources.expand(options.pictures)
     if options.pictures and not listing.sources:
         raise UsageError(f"no pictures in {', '.join(options.pictures)}", got=f"{listing.others} other files")
