@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -40,9 +40,9 @@ def reading(
     view: str = "card",
     workers: int = 2,
     max_pixels: int = MAX_PIXELS,
-) -> Iterator[Read | Rejected]:
+) -> Generator[Read | Rejected]:
     """The pictures (sources, paths, PIL pictures or arrays) of these numbers, all by default, in order; by the card's
-    `view`, `card` or `whole`. `workers` threads read a few ahead; close the iterator to stop them early."""
+    `view`, `card` or `whole`. `workers` threads read a few ahead; close it to stop them early."""
     shape = network.card.preprocessing
 
     def read(number: int) -> Read | Rejected:
