@@ -315,6 +315,14 @@ def as_rgb(values: NDArray) -> NDArray[np.uint8]:
     return np.rint(np.clip(np.moveaxis(values, 0, -1), 0, 1) * 255).astype(np.uint8)
 
 
+def signed_rgb(values: NDArray, most: float | None = None) -> NDArray[np.uint8]:
+    """`(C, H, W)` signed values → `(H, W, 3)`, channels as in `as_rgb`: zero is mid-grey, `most` (by default the largest
+    magnitude) white, −`most` black; what is not finite counts as zero."""
+    values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
+    most = np.abs(values).max() if most is None else most
+    return as_rgb(0.5 + values / (2 * (most or 1.0)))
+
+
 def fitted(picture: Image.Image, longest: int = 224) -> Image.Image:
     """A picture whose longer side is `longest`: enlarged in whole pixels, or shrunk."""
     factor = longest / max(picture.size)

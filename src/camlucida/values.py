@@ -371,8 +371,7 @@ class Reconstruction(Shown):
         elif frame == "window" and self.windows is not None:
             (top, bottom), (left, right) = self.windows[index]
             values = values[:, top:bottom, left:right]
-        shown = np.nan_to_num(values.detach().float().cpu().numpy(), nan=0.0, posinf=0.0, neginf=0.0)
-        return Image.fromarray(render.as_rgb(0.5 + shown / (2 * (np.abs(shown).max() or 1.0))))
+        return Image.fromarray(render.signed_rgb(values.detach().float().cpu().numpy()))
 
     def in_source(self, limit: int | None = None) -> tuple[Tensor, ...]:
         """Over the pixels of each source picture: a tuple of `(C, H, W)`, 0 where the view did not look. `limit`: longest

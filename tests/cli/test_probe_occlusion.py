@@ -14,6 +14,7 @@ from PIL import Image
 import camlucida as cl
 from camlucida.cli import main
 from camlucida.probes import study_occlusion
+from camlucida.report import occlusion_panels
 from camlucida.report import probe_occlusion as report
 from small_networks import seeded
 
@@ -211,10 +212,10 @@ def test_the_finding_says_what_the_numbers_say():
 def test_classes_are_coloured_the_followed_one_first_the_rest_together():
     one = studied([0.0, 0.4, 0.1], (), label=3)
     best = np.array([[5, 5, 7]])
-    made = report._classes(cl.probes.OcclusionStudy(**{**vars(one.study), "best": best}))
+    made = occlusion_panels.classes(cl.probes.OcclusionStudy(**{**vars(one.study), "best": best}))
     assert [(c, round(s, 3)) for c, _, s in made] == [(3, 0.0), (5, 0.667), (7, 0.333)]
     many = np.arange(100, 112)[None]
-    made = report._classes(cl.probes.OcclusionStudy(**{**vars(one.study), "best": many}))
+    made = occlusion_panels.classes(cl.probes.OcclusionStudy(**{**vars(one.study), "best": many}))
     assert (len(made), made[0][0], made[-1][0]) == (8, 3, None)
     assert sum(s for *_, s in made) == pytest.approx(1)
     assert len({k for _, k, _ in made}) == 8
@@ -226,6 +227,8 @@ def test_the_gallery_ranks_by_the_map_and_leaves_the_picture_itself_out():
         "a": torch.tensor([1.0, 9.0]),
         "b": torch.tensor([5.0, 2.0]),
         "c": torch.tensor([5.0, 3.0]),
+        "shut": torch.tensor([0.0, -1.0]),
     }
     assert gallery.strongest(0, 2, "a") == ["b", "c"]
+    assert gallery.strongest(0, 5, "a") == ["b", "c"]
     assert gallery.strongest(1, 5, "a") == ["c", "b"]

@@ -135,6 +135,18 @@ def test_a_network_that_cannot_be_led_back_shows_patches_and_says_why(desk, caps
     assert "projection of" not in text
 
 
+def test_a_unit_that_no_picture_excites_shows_none(desk, capsys):
+    state = torch.load("mine.pth", weights_only=True)
+    state["0.bias"][2] = -1e4
+    torch.save(state, "mine.pth")
+    assert main([*TOP, "--layers", "1", "--units", "2,5", "--out", "out"]) == 0
+    text = (desk / "out" / "report.html").read_text()
+    assert text.count("No picture excites it.") == 1
+    assert "patch of 1 unit 2" not in text
+    assert "patch of 1 unit 5" in text
+    assert [row["activation"] for row in rows("out") if row["unit"] == 2] == [0, 0, 0]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

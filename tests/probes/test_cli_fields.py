@@ -14,7 +14,7 @@ import camlucida as cl
 from camlucida.cli import main
 from camlucida.geometry import Box, Size
 from camlucida.probes.receptive_field import Discrepancy, EmpiricalField
-from camlucida.probes.strongest import Peak
+from camlucida.probes.top_activations import Peak
 from camlucida.report import probe_class_units, probe_receptive_field
 from camlucida.values import View
 
@@ -120,14 +120,14 @@ def test_units_of_a_class(photos, tmp_path, capsys):
         (["receptive-field", "photos", "--layers", "fc"], 2, "'fc'"),
         (["receptive-field", "photos", "--units", "some"], 2, "--units some; allowed: top:K, or numbers"),
         (["receptive-field", "photos", "--units", "900"], 2, "unit 900 of layer stages; allowed: 0 … 255"),
-        (["receptive-field", "photos", "--top", "0"], 2, "--top 0; allowed: ≥ 1"),
+        (["receptive-field", "photos", "--top", "0"], 2, "--top; got 0; allowed: ≥ 1"),
         (["receptive-field", "photos/broken.jpg"], 3, "photos/broken.jpg: not a picture"),
         (["receptive-field", "empty"], 2, "no pictures in empty"),
         (["class-units", "empty"], 2, "no pictures in empty"),
         (["class-units", "photos/broken.jpg"], 3, "photos/broken.jpg: not a picture"),
         (["class-units", "photos", "--classes", "espreso"], 2, "espresso"),
         (["class-units", "photos", "--classes", "200"], 2, "class 200; allowed: 0 … 199"),
-        (["class-units", "photos", "--units", "0"], 2, "--units 0; allowed: ≥ 1"),
+        (["class-units", "photos", "--units", "0"], 2, "--units; got 0; allowed: ≥ 1"),
         (["class-units", "photos", "--network", "nin", "--weights", "none"], 1, "got channels that are the logits: each class has one unit, its own"),
     ],
 )  # fmt: skip

@@ -23,7 +23,6 @@ from camlucida.probes.receptive_field import (
     field_of,
     strongest_of,
 )
-from camlucida.probes.strongest import Strongest
 from camlucida.values import Size
 from fingerprints import unchanged
 from small_networks import gap, headed, pixels, seeded, tokens
@@ -267,25 +266,6 @@ def test_default_patches_are_the_papers_in_proportion():
 # --- which pictures ------------------------------------------------------------------------------------------
 
 
-def test_the_strongest_pictures_in_any_order_of_batches():
-    maps = torch.randn(9, 4, 3, 5, generator=torch.Generator().manual_seed(0)).round(decimals=1)
-    maps[2], maps[5, 1], maps[7, 1, 0, 0] = 0.0, 9.0, torch.nan
-    maps[8, 3] = maps[0, 3] = maps[4, 3]
-    kept = Strongest(3)
-    for some in ([7, 1, 8], [0, 2], [5, 6, 3, 4]):
-        kept.add(some, maps[some])
-    for unit in range(4):
-        order = sorted(
-            (p for p in range(9) if maps[p, unit].nan_to_num(-9).max() > maps[p, unit].nan_to_num(9).min()),
-            key=lambda p: (-float(maps[p, unit].nan_to_num(-9).max()), p),
-        )
-        peaks = kept.of(unit)
-        assert [p.picture for p in peaks] == order[:3]
-        for peak in peaks:
-            assert peak.value == pytest.approx(float(maps[peak.picture, unit][peak.cell]))
-    assert kept.ranked() == sorted(range(4), key=lambda u: -kept.of(u)[0].value)
-
-
 def test_pictures_of_many_sizes_and_broken_ones(tmp_path):
     random = np.random.default_rng(0)
     for number, (height, width) in enumerate([(40, 56), (64, 44), (40, 56), (51, 90)]):
@@ -296,7 +276,7 @@ def test_pictures_of_many_sizes_and_broken_ones(tmp_path):
     net = cl.wrap(gap(), card=cl.Card(preprocessing=cl.load("embedded").card.preprocessing))
     pictures = Pictures.of(net, tmp_path)
     (kept,) = strongest_of(pictures, [None], 25).values()
-    assert {p.picture for p in kept.of(0)} == {0, 1, 3}
+    assert {p.picture for p in kept.peaks(0)} == {0, 1, 3}
     assert list(pictures.rejected) == [2]
     assert "not a picture" in pictures.rejected[2]
     found = empirical_field(net, None, 0, pictures, patch=20, stride=20)
@@ -309,7 +289,7 @@ def test_pictures_of_many_sizes_and_broken_ones(tmp_path):
         ({"layer": "nowhere"}, LayerError, "layer 'nowhere' does not exist"),
         ({"layer": "4"}, LayerError, "no spatial extent"),
         ({"unit": 2}, TargetError, r"unit 2 of layer 1; allowed: 0 … 1"),
-        ({"unit": 1}, UsageError, "unit 1 of layer 1; got one value everywhere in each of 2 pictures"),
+        ({"unit": 1}, UsageError, "unit 1 of layer 1; got no activation above zero in any of 2 pictures"),
         ({"patch": 21}, UsageError, "allowed: patch 1 … 20"),
         ({"patch": 20, "stride": 30, "unit": 0}, UsageError, "no place for a patch of 20 every 30 pixels"),
         ({"engine": "fast"}, UsageError, "auto | incremental | plain"),

@@ -104,6 +104,27 @@ def test_a_map_with_nan_or_infinity_does_not_count():
     assert 9 not in top.pictures[5]
 
 
+def test_peaks_are_of_pictures_that_excite_a_unit_in_any_order_of_batches():
+    """Not of one in which the unit is nowhere above zero: a ReLU that stays shut, a linear unit that stays below."""
+    maps = torch.randn(9, 5, 3, 5, generator=torch.Generator().manual_seed(0)).round(decimals=1)
+    maps[2], maps[5, 1], maps[6, 1], maps[7, 1, 0, 0] = 0.0, 9.0, -9.0, math.nan
+    maps[8, 3] = maps[0, 3] = maps[4, 3]
+    maps[:, 4] = -maps[:, 4].abs()
+    top = RunningTop.empty(5, 8)
+    for some in ([7, 1, 8], [0, 2], [5, 6, 3, 4]):
+        top.update(maps[some], some)
+    for unit in range(5):
+        highest = {p: float(maps[p, unit].max()) for p in range(9)}  # NaN is not above zero
+        order = sorted((p for p in highest if highest[p] > 0), key=lambda p: (-highest[p], p))
+        assert [peak.picture for peak in top.peaks(unit)] == order[:8]
+        for peak in top.peaks(unit):
+            assert peak.value == float(maps[peak.picture, unit][peak.cell])
+    assert top.peaks(1)[0].picture == 5  # one value everywhere, which is above zero
+    assert top.excited.tolist() == [True, True, True, True, False]
+    assert top.ranked() == sorted(range(4), key=lambda u: -top.peaks(u)[0].value)
+    assert top.units == 5
+
+
 # --- the pass ------------------------------------------------------------------------------------------------------
 
 

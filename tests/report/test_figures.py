@@ -31,6 +31,14 @@ def test_a_hot_cell_lands_where_it_should(width, height):
         np.testing.assert_allclose(shown[y, x], 0.45 * source[y, x] + 0.55 * coldest, atol=4)
 
 
+def test_signed_values_are_grey_at_zero_and_their_channels_red_green_and_blue():
+    values = np.array([[[0, 2.0]], [[-2, np.nan]], [[1, -1]]])
+    assert render.signed_rgb(values).tolist() == [[[128, 0, 191], [255, 128, 64]]]
+    assert render.signed_rgb(values, 4.0)[0, 1].tolist() == [191, 128, 96]
+    assert render.signed_rgb(np.array([[[3.0, -1.0]]])).tolist() == [[[255] * 3, [85] * 3]]
+    assert (render.signed_rgb(np.zeros((2, 1, 1))) == 128).all()
+
+
 def test_stretching_is_bilinear_between_pixel_centres():
     np.testing.assert_allclose(stretched(np.array([[0.0, 1.0]]), 1, 4)[0], [0, 0.25, 0.75, 1])
 

@@ -65,10 +65,7 @@ def _check(options: Options) -> None:
     """Raises UsageError."""
     from camlucida.errors import UsageError
 
-    for name, low in (("limit", 1), ("batch", 1), ("workers", 1), ("shown", 1)):
-        value = getattr(options, name)
-        if value is not None and value < low:
-            raise UsageError(f"--{name}", got=value, allowed=f"≥ {low}")
+    probing.positive(options, "limit", "batch", "workers", "shown")
     if not options.data and not options.runs:
         raise UsageError("DATA", got="nothing", do="name labelled pictures, or --runs of trained variants")
     idle = ("layer", "units", "value", "layers", "memory") if options.runs else ("train",)
@@ -87,7 +84,7 @@ def _silence(options: Options, command: Sequence[str]) -> int:
     from camlucida.report.probe_folder import ProbeFolder
     from camlucida.report.probe_page import Page
 
-    units = _numbers(options.units) if options.units is not None else None
+    units = probing.numbers(options.units) if options.units is not None else None
     net = choices.network(options.network)
     data = _data(options, options.data, options.split).relabelled(net.card.labels)
     data = replace(data, examples=_limited(data, options.limit))
@@ -102,11 +99,7 @@ def _silence(options: Options, command: Sequence[str]) -> int:
                 net, data.examples, options.layer, units, value=options.value, done=bar, **ways
             )
         if options.layers != "none":
-            names = (
-                None
-                if options.layers == "auto"
-                else [n.strip() for n in options.layers.split(",") if n.strip()]
-            )
+            names = None if options.layers == "auto" else probing.separate(options.layers)
             with progress.bar("pictures, layers", len(data)) as bar:
                 whole = ablate_layers(net, data.examples, names, done=bar, **ways)
     for name, what, one in (("units", "unit", found), ("layers", "layer", whole)):
@@ -215,16 +208,3 @@ def _limited(data: DataSet, limit: int | None) -> tuple[Any, ...]:
     from camlucida.images import datasets
 
     return datasets.evenly(data.examples, len(data) if limit is None else limit)
-
-
-def _numbers(units: str) -> list[int]:
-    """`3,7,20-31` as numbers. Raises UsageError."""
-    from camlucida.errors import UsageError
-
-    found: list[int] = []
-    for one in units.split(","):
-        first, dash, last = (part.strip() for part in one.partition("-"))
-        if not first.isdecimal() or (dash and not (last.isdecimal() and int(last) >= int(first))):
-            raise UsageError("--units", got=repr(units), allowed="numbers and ranges, as 3,7,20-31")
-        found += range(int(first), int(last or first) + 1)
-    return found

@@ -65,9 +65,7 @@ def run(options: Options, command: Sequence[str]) -> int:
     from camlucida.report.probe_folder import ProbeFolder
     from camlucida.report.probe_page import Page
 
-    for option in ("units", "top", "field_top"):
-        if getattr(options, option) < 1:
-            raise UsageError(f"--{option.replace('_', '-')} {getattr(options, option)}", allowed="≥ 1")
+    probing.positive(options, "units", "top", "field_top")
     listing = sources.expand(options.pictures)
     if not listing.sources:
         raise UsageError(f"no pictures in {', '.join(options.pictures)}", got=f"{listing.others} other files")
@@ -75,7 +73,7 @@ def run(options: Options, command: Sequence[str]) -> int:
     net = choices.network(options.network)
     classes = None
     if options.classes is not None:
-        classes = [find_class(one, net.card.labels) for one in options.classes.split(",") if one.strip()]
+        classes = [find_class(one, net.card.labels) for one in probing.separate(options.classes)]
     pictures = Pictures(net, listing.sources)
     with progress.bar("pictures", len(pictures)) as moved:
         found = class_units(

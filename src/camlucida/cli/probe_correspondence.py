@@ -67,7 +67,7 @@ def run(options: Options, command: Sequence[str]) -> int:
             "pictures to compare", got=reasons or f"{len(pictures)}", allowed="2 or more that can be read"
         )
     batch, boxes = report.prepared(net, pictures, rows, options.view, options.parts)
-    layers = [one.strip() for one in (options.layers or "").split(",") if one.strip()]
+    layers = probing.separate(options.layers or "")
     layers = layers or [net.find_layer(None, batch.pixels).name, "logits"]
     within = boxes.get(report.OBJECT, {})
     parts = {name: of for name, of in boxes.items() if name != report.OBJECT}

@@ -37,7 +37,7 @@ class Options(probing.Common):
     layers: str | None = None
     """Layers with commas between, below the fully connected ones; by default up to five, from the first convolution to the last."""
     units: str | None = None
-    """Units of each layer that are shown, with commas between, counted from 0; by default --count, spread evenly."""
+    """Units of each layer that are shown, counted from 0, as 3,7,20-31; by default --count, spread evenly."""
     count: int = 4
     """Units of each layer that are shown where --units names none."""
     limit: int | None = None
@@ -63,7 +63,7 @@ def run(options: Options, command: Sequence[str]) -> int:
     pictures = datasets.evenly(listed, options.limit or len(listed))
     if not pictures:
         raise UsageError("probe evolution", got=f"no picture in {', '.join(options.data)}")
-    units = _numbers(options.units) if options.units is not None else None
+    units = probing.numbers(options.units) if options.units is not None else None
     last = None
 
     def networks() -> Iterator[tuple[str, Network]]:
@@ -116,20 +116,7 @@ def _check(options: Options) -> None:
             raise UsageError(asked, do="leave it out: the checkpoints are the networks")
     if not options.data:
         raise UsageError("--data", got="nothing", allowed="pictures: files, folders, archives, manifests")
-    for name in ("count", "batch", "workers", "limit"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise UsageError(f"--{name}", got=value, allowed="≥ 1")
-
-
-def _numbers(units: str) -> list[int]:
-    from camlucida.errors import UsageError
-
-    words = [one.strip() for one in units.split(",") if one.strip()]
-    bad = [one for one in words if not one.isdecimal()]
-    if bad or not words:
-        raise UsageError("--units", got=repr(units), allowed="numbers from 0 with commas between")
-    return [int(one) for one in words]
+    probing.positive(options, "count", "batch", "workers", "limit")
 
 
 def _files(given: Sequence[str]) -> dict[str, Path]:

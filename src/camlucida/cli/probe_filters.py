@@ -69,7 +69,7 @@ def run(options: Options, command: Sequence[str]) -> int:
     if pictures and len(pictures) < options.k:
         raise UsageError(f"the {options.k} strongest pictures of a unit (--k)", got=f"{len(pictures)} pictures", allowed=f"--k up to {len(pictures)}")  # fmt: skip
     nets = _networks(options)
-    layers = [one.strip() for one in options.layers.split(",") if one.strip()] if options.layers else None
+    layers = probing.separate(options.layers) if options.layers else None
     for net in nets.values():  # before the folder is made
         activity.units(net, layers or [])
         if options.second:
@@ -113,10 +113,7 @@ def run(options: Options, command: Sequence[str]) -> int:
 def _check(options: Options) -> None:
     from camlucida.errors import UsageError
 
-    for name in ("k", "units", "limit", "batch", "workers"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise UsageError(f"--{name}", got=value, allowed="≥ 1")
+    probing.positive(options, "k", "units", "limit", "batch", "workers")
     if not options.pictures:
         for name in ("layers", "second", "limit"):
             if getattr(options, name) is not None:

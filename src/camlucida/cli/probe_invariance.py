@@ -51,17 +51,15 @@ def run(options: Options, command: Sequence[str]) -> int:
     from camlucida.report.probe_folder import ProbeFolder
     from camlucida.report.probe_page import Page
 
-    asked = list(dict.fromkeys(_separate(options.transformations)))
+    asked = list(dict.fromkeys(probing.separate(options.transformations)))
     for name in asked:
         if name not in TRANSFORMATIONS:
             raise UsageError("--transformations", got=repr(name), do=nearest(name, TRANSFORMATIONS))
-    for name in ("limit", "batch"):
-        if getattr(options, name) < 1:
-            raise UsageError(f"--{name}", got=getattr(options, name), allowed="≥ 1")
+    probing.positive(options, "limit", "batch")
     if not asked:
         raise UsageError("--transformations", got="none", allowed=", ".join(TRANSFORMATIONS))
     net = choices.network(options.network)
-    layers = _separate(options.layers) if options.layers else None
+    layers = probing.separate(options.layers) if options.layers else None
     layers = [str(point) for point in feature_points(net, net.blank(), layers)] if layers else None
     listed, labels, note = _labelled(options.data, net, options.limit)
     read, rejected = _read(net, listed)
@@ -103,10 +101,6 @@ def run(options: Options, command: Sequence[str]) -> int:
         "claims": listed_claims,
     }
     return probing.finish(options, folder, page, net, found, finding, rejected)
-
-
-def _separate(names: str) -> list[str]:
-    return [one.strip() for one in names.split(",") if one.strip()]
 
 
 def _labelled(data: Sequence[str], net: Network, limit: int) -> tuple[list[Source], list[int] | None, str]:

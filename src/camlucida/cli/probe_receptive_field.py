@@ -61,8 +61,7 @@ def run(options: Options, command: Sequence[str]) -> int:
     from camlucida.report.probe_page import Page
 
     wanted = _units(options.units)
-    if options.top < 1:
-        raise UsageError(f"--top {options.top}", allowed="≥ 1")
+    probing.positive(options, "top")
     listing = sources.expand(options.pictures)
     if options.pictures and not listing.sources:
         raise UsageError(f"no pictures in {', '.join(options.pictures)}", got=f"{listing.others} other files")
@@ -187,15 +186,15 @@ def _measured(
             raise TargetError(f"unit {wrong[0]} of layer {name}", allowed=f"0 … {kept.units - 1}")
         if not units:
             raise UsageError(
-                f"layer {name}", got="one value everywhere in every picture", do="choose another layer"
+                f"layer {name}", got="no activation above zero in any picture", do="choose another layer"
             )
         asked += [(name, unit) for unit in units]
-    total = sum(len(strongest[name].of(unit)) for name, unit in asked)
+    total = sum(len(strongest[name].peaks(unit)) for name, unit in asked)
     with progress.bar("hiding parts of them", total) as moved:
         return [
             empirical_field(
                 net, name, unit, pictures, top=options.top, patch=options.patch, stride=options.stride, seed=options.seed,
-                engine=options.engine, peaks=strongest[name].of(unit), heard=moved,
+                engine=options.engine, peaks=strongest[name].peaks(unit), heard=moved,
             )
             for name, unit in asked
         ]  # fmt: skip

@@ -76,9 +76,7 @@ def run(options: Options, command: Sequence[str]) -> int:
     from camlucida.report import probe_top as sheets
     from camlucida.report.probe_folder import ProbeFolder
 
-    for name in ("k", "batch", "part", "workers", "max_pixels"):
-        if getattr(options, name) < 1:
-            raise UsageError(f"--{name.replace('_', '-')}", got=getattr(options, name), allowed="≥ 1")
+    probing.positive(options, "k", "batch", "part", "workers", "max_pixels")
     if options.resume and options.overwrite:
         raise UsageError("--resume and --overwrite together", do="give one of them")
     if options.join and (options.shard or options.resume):

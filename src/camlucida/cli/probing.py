@@ -29,11 +29,39 @@ class Common:
     """Print the figures as JSON instead of words."""
 
 
+def positive(options: Any, *names: str) -> None:
+    """Raises UsageError where one of these options is below 1; None is not."""
+    from camlucida.errors import UsageError
+
+    for name in names:
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise UsageError(f"--{name.replace('_', '-')}", got=value, allowed="≥ 1")
+
+
+def separate(names: str) -> list[str]:
+    """`a, b` as two."""
+    return [one.strip() for one in names.split(",") if one.strip()]
+
+
+def numbers(units: str) -> list[int]:
+    """`3,7,20-31` of `--units`. Raises UsageError."""
+    from camlucida.errors import UsageError
+
+    found: list[int] = []
+    for one in separate(units) or [""]:
+        first, dash, last = (part.strip() for part in one.partition("-"))
+        if not first.isdecimal() or (dash and not (last.isdecimal() and int(last) >= int(first))):
+            raise UsageError("--units", got=repr(units), allowed="numbers from 0 and ranges, as 3,7,20-31")
+        found += range(int(first), int(last or first) + 1)
+    return found
+
+
 def layers_of(net: Network, names: str) -> list[Layer]:
     """The layers named in `--layers`, commas between, for a blank picture of the card's size. Raises LayerError for one that
     is not there or has no extent in space."""
     blank = net.blank()
-    return [net.find_layer(one.strip(), blank) for one in names.split(",") if one.strip()]
+    return [net.find_layer(one, blank) for one in separate(names)]
 
 
 def say_fewer(pictures: int, top: int) -> None:

@@ -8,7 +8,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -19,7 +18,7 @@ from torch import Tensor
 from camlucida import specs, taps
 from camlucida.errors import InputError, UsageError
 from camlucida.images.read import MAX_PIXELS, ahead, read_picture
-from camlucida.images.sources import Source
+from camlucida.images.sources import name_of, payload
 from camlucida.images.views import Preprocessing
 from camlucida.networks import heads
 from camlucida.networks.network import Network
@@ -250,16 +249,9 @@ class _Read:
 
 
 def _read(given: Any, how: Protocol, shape: Preprocessing, max_pixels: int) -> _Read:
-    path = (
-        given.name
-        if isinstance(given, Source)
-        else str(given)
-        if isinstance(given, (str, Path))
-        else "<picture>"
-    )
+    path = name_of(given)
     try:
-        payload = given.read() if isinstance(given, Source) else given
-        picture = read_picture(payload, shape.mean_colour, max_pixels)
+        picture = read_picture(payload(given), shape.mean_colour, max_pixels)
     except InputError as error:
         return _Read(path, (), {}, str(error))
     looks = how.looks(Size(picture.height, picture.width), shape)

@@ -20,7 +20,7 @@ from torch import Tensor
 from camlucida import taps
 from camlucida.errors import InputError, UnsupportedError, UsageError
 from camlucida.images.read import MAX_PIXELS, read_picture
-from camlucida.images.sources import Source
+from camlucida.images.sources import Source, name_of, payload
 from camlucida.networks import cards, heads
 from camlucida.networks.network import Network
 from camlucida.values import Box, Size, View
@@ -221,16 +221,9 @@ class Extractor:
     def _read(self, given: Any, max_pixels: int) -> _Read:
         wanted = given if isinstance(given, Wanted) else Wanted(given)
         source, shape = wanted.source, self.net.card.preprocessing
-        path = (
-            source.name
-            if isinstance(source, Source)
-            else str(source)
-            if isinstance(source, str)
-            else "<picture>"
-        )
+        path = name_of(source)
         try:
-            payload = source.read() if isinstance(source, Source) else source
-            picture = read_picture(payload, shape.mean_colour, max_pixels)
+            picture = read_picture(payload(source), shape.mean_colour, max_pixels)
             views = self.views(picture, wanted.box)
         except InputError as error:
             return _Read(path, [], str(error))

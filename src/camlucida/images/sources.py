@@ -14,7 +14,7 @@ import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Protocol
+from typing import Any, Protocol
 
 from camlucida.errors import InputError, UsageError
 from camlucida.images import manifests
@@ -65,6 +65,18 @@ class Source:
         except Exception as error:  # zlib, lzma and bz2 raise their own kinds; some names no disk can hold
             what = "cannot read" if self.member is None else "broken archive member"
             raise InputError(f"{what}: {type(error).__name__}: {error}") from error
+
+
+def name_of(picture: Any) -> str:
+    """How a picture is called in tables: a `Source`, a path, or one in memory."""
+    if isinstance(picture, Source):
+        return picture.name
+    return str(picture) if isinstance(picture, (str, Path)) else "<picture>"
+
+
+def payload(picture: Any) -> Any:
+    """What `read_picture` takes: the bytes of a `Source`, anything else as it is. Raises InputError."""
+    return picture.read() if isinstance(picture, Source) else picture
 
 
 def _piece(file: str, offset: int, size: int) -> bytes:

@@ -1,5 +1,7 @@
 """Opening a network: what its units see, on any network and any pictures (ZF paper, section 4; CAM paper, section 5)."""
 
+# A function of its module's name stands before the module: what else that module has comes by
+# `from camlucida.probes.evolution import …`, and not by `import camlucida.probes.evolution as …`.
 from camlucida.probes.ablation import Ablation
 from camlucida.probes.class_units import class_units, contributions
 from camlucida.probes.correspondence import Correspondence, SignChange, measure_correspondence

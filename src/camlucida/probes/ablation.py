@@ -3,9 +3,8 @@ labelled pictures lose by it. (The ZF paper, section 5.1, trains each variant an
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,17 +13,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from camlucida import taps
-from camlucida.errors import InputError, LayerError, UsageError
+from camlucida.errors import LayerError, UsageError
 from camlucida.images.datasets import Example
-from camlucida.images.read import read_picture
 from camlucida.maps.perturbation import laid
 from camlucida.metrics import paired_interval
 from camlucida.networks.network import Network
 from camlucida.networks.structure import Layer
+from camlucida.probes.reading import Rejected, batches, pixels_of, reading
 from camlucida.taps import Point
-from camlucida.values import Label, Size
-
-PART = 256  # pictures that are in memory at once
+from camlucida.values import Label
 
 
 @dataclass(frozen=True)
@@ -158,33 +155,17 @@ def pictures(
     network: Network, examples: Sequence[Example], batch: int, workers: int, max_pixels: int, rejected: dict[str, str]
 ) -> Iterator[tuple[Tensor, Tensor]]:  # fmt: skip
     """Batches of one shape, as the network wants them, and their labels `(N,)`; what cannot be read goes into `rejected`."""
-    shape = network.card.preprocessing
-
-    def read(example: Example) -> Tensor | str:
-        try:
-            picture = read_picture(example.source.read(), shape.mean_colour, max_pixels)
-        except InputError as error:
-            return str(error)
-        return shape.pixels(picture, shape.view(Size(picture.height, picture.width)))
-
     if (bare := next((e for e in examples if e.label < 0), None)) is not None:
         raise UsageError(
             "ablation", got=f"{bare.source.name} without a class", allowed="pictures with labels"
         )
-    with ThreadPoolExecutor(max(workers, 1)) as pool:
-        for first in range(0, len(examples), PART):
-            some = examples[first : first + PART]
-            groups: dict[tuple[int, ...], list[tuple[Tensor, int]]] = defaultdict(list)
-            for example, found in zip(some, pool.map(read, some), strict=True):
-                if isinstance(found, str):
-                    rejected[example.source.name] = found
-                else:
-                    groups[tuple(found.shape)].append((found, example.label))
-            for members in groups.values():
-                for start in range(0, len(members), batch):
-                    pixels, truth = zip(*members[start : start + batch], strict=True)
-                    given = shape.normalise(torch.stack(pixels).to(network.device))
-                    yield given, torch.tensor(truth, device=network.device)
+    broken: list[Rejected] = []
+    sources = [example.source for example in examples]
+    with closing(reading(network, sources, workers=workers, max_pixels=max_pixels)) as reads:
+        for some in batches(reads, batch, broken):
+            truth = torch.tensor([examples[one.number].label for one in some], device=network.device)
+            yield pixels_of(network, some), truth
+    rejected.update((name, reason) for _, name, reason in broken)
 
 
 def of_truth(network: Network, logits: Tensor, truth: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -17,10 +17,12 @@ from torch import Tensor
 
 from camlucida import taps
 from camlucida.errors import UsageError
-from camlucida.images.read import MAX_PIXELS, ahead
+from camlucida.images.read import MAX_PIXELS
+from camlucida.images.sources import name_of
 from camlucida.networks.network import Network
 from camlucida.networks.structure import Layer
-from camlucida.probes.top_activations import RunningTop, _name, _read
+from camlucida.probes.reading import Read, Rejected, batches, pixels_of, reading
+from camlucida.probes.top_activations import RunningTop
 from camlucida.taps import Operation, Point, Trace, Value
 
 ACTIVATIONS = {
@@ -29,7 +31,6 @@ ACTIVATIONS = {
 }  # fmt: skip
 CONSTANT = 0.05
 TOGETHER = 2**23  # activations that are float64 at once: 64 MB
-WAITING = 512  # pictures that wait for others of their shape
 
 
 @dataclass(frozen=True)
@@ -208,14 +209,11 @@ def watch(
     every = [*dict.fromkeys([*layers, *([strongest] if strongest else [])])]
     tallies = {one: Tally(one) for one in every}
     top = RunningTop.empty(strongest.count, k, strongest.axes) if strongest else None
-    rejected: list[tuple[int, str, str]] = []
-    waiting: dict[tuple[int, ...], list[tuple[int, Tensor]]] = defaultdict(list)  # by shape: a batch has one
+    rejected: list[Rejected] = []
 
-    def look(some: Sequence[tuple[int, Tensor]]) -> None:
-        numbers = torch.tensor([number for number, _ in some])
-        shown = torch.stack([one for _, one in some]).to(net.device)
-        # Convolutions run faster so, whatever the layout of their weights.
-        pixels = net.card.preprocessing.normalise(shown).contiguous(memory_format=torch.channels_last)
+    def look(some: Sequence[Read]) -> None:
+        numbers = torch.tensor([one.number for one in some])
+        pixels = pixels_of(net, some)
         new = {one: Tally(one) for one in every}
         at: dict[Point, list[Units]] = defaultdict(list)
         for one in every:
@@ -236,7 +234,7 @@ def watch(
             net.run(pixels, at, trunk=True, seen=seen)
         if not finite.all():
             for number in numbers[~finite].tolist():
-                rejected.append((number, _name(pictures[number]), "activations of it are NaN or infinite"))
+                rejected.append((number, name_of(pictures[number]), "activations of it are NaN or infinite"))
             if finite.any():
                 look([one for one, good in zip(some, finite.tolist(), strict=True) if good])
             return
@@ -245,25 +243,9 @@ def watch(
         if top is not None:
             top.update(kept[0], numbers.tolist())
 
-    pool = ThreadPoolExecutor(max(workers, 1))
-    try:
-        reads = ahead(pool, lambda i: _read(net, i, pictures[i], view, max_pixels), range(len(pictures)), 2 * max(workers, 1))  # fmt: skip
-        for read in reads:
-            if read.pixels is None:
-                rejected.append((read.number, _name(pictures[read.number]), read.problem))
-            else:
-                shape = read.pixels.shape
-                waiting[shape].append((read.number, read.pixels))
-                if len(waiting[shape]) == batch:
-                    look(waiting.pop(shape))
-                elif sum(map(len, waiting.values())) >= WAITING:
-                    look(waiting.pop(max(waiting, key=lambda shape: len(waiting[shape]))))
-            if progress:
-                progress(1)
-        for rest in waiting.values():
-            look(rest)
-    finally:
-        pool.shutdown(cancel_futures=True)
+    with closing(reading(net, pictures, view=view, workers=workers, max_pixels=max_pixels)) as reads:
+        for some in batches(reads, batch, rejected, progress):
+            look(some)
     used = len(pictures) - len(rejected)
     if not used:
         reason = f"; {rejected[0][1]}: {rejected[0][2]}" if rejected else ""

@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camlucida.images.read import read_picture
-from camlucida.images.sources import Source
+from camlucida.images.sources import payload
 from camlucida.metrics import bootstrap_interval
 from camlucida.networks.network import Network
 from camlucida.probes.activity import Units
 from camlucida.probes.projections import Window, cut, projected, window
 from camlucida.probes.spectra import high_energy
-from camlucida.probes.top_activations import RunningTop
+from camlucida.probes.top_activations import Peak, RunningTop
 from camlucida.values import Size
 
 OUTSIDE = (239, 236, 230)  # the colour of patches beyond the view
@@ -76,28 +76,22 @@ def project(
     """The projections of some units of a layer in their strongest pictures (`top`, of `pictures`: sources, paths, PIL
     pictures or arrays, seen by the card's `view`). Raises UnsupportedError where deconvnet cannot reach the pixels."""
     found: dict[int, dict[int, Projection]] = {unit: {} for unit in units}
-    places: dict[int, list[tuple[int, int]]] = defaultdict(
-        list
-    )  # units and ranks, by picture: each is read once
+    places: dict[int, list[tuple[int, int, Peak]]] = defaultdict(list)  # by picture: each is read once
     for unit in units:
-        for rank, (number, value) in enumerate(
-            zip(top.pictures[unit].tolist(), top.values[unit].tolist(), strict=True)
-        ):
-            if number >= 0 and value > 0:  # what a ReLU lets through; the others are no answer of the unit
-                places[number].append((unit, rank))
+        for rank, peak in enumerate(top.peaks(unit)):
+            places[peak.picture].append((unit, rank, peak))
     for number, each in places.items():
-        given, shape = pictures[number], net.card.preprocessing
-        picture = read_picture(given.read() if isinstance(given, Source) else given, shape.mean_colour)
+        shape = net.card.preprocessing
+        picture = read_picture(payload(pictures[number]), shape.mean_colour)
         batch = net.preprocess(picture, view=view)
         here = net.find_layer(layer.call, batch.pixels)
         size, seen = Size(*batch.pixels.shape[2:]), np.asarray(batch.pictures()[0])
-        for unit, rank in each:
-            cell = tuple(top.cells[unit, rank].tolist())
-            values = projected(net, batch.pixels, here, [unit], [cell])[0].numpy()
+        for unit, rank, peak in each:
+            values = projected(net, batch.pixels, here, [unit], [peak.cell])[0].numpy()
             values = values[::-1] if shape.channels == "BGR" else values
-            where = window(here, cell, size)
+            where = window(here, peak.cell, size)
             cropped = np.moveaxis(cut(np.moveaxis(values, 0, -1), where), -1, 0)
             found[unit][rank] = Projection(
-                unit, number, float(top.values[unit, rank]), cropped, where, cut(seen, where, OUTSIDE), high_energy(cropped)
+                unit, number, peak.value, cropped, where, cut(seen, where, OUTSIDE), high_energy(cropped)
             )  # fmt: skip
     return SecondLayer(layer.name, tuple(tuple(ranks[i] for i in sorted(ranks)) for ranks in found.values()))

@@ -21,7 +21,7 @@ from camlucida.networks.network import Network, logits_of
 from camlucida.networks.structure import Head, Layer
 from camlucida.probes.looking import Pictures, look, map_of
 from camlucida.probes.receptive_field import EmpiricalField, empirical_field
-from camlucida.probes.strongest import Peak, Strongest
+from camlucida.probes.top_activations import Peak, RunningTop
 from camlucida.targets import ClassTarget
 from camlucida.values import Batch
 
@@ -165,11 +165,13 @@ def class_units(
     layer, _ = head_of(network, first.pixels)
     weights = class_weights(network, first.pixels).cpu()
     asked = _asked(classes, len(weights))
-    kept = Strongest(max(top, field_top if field == "empirical" else 1))
+    kept = RunningTop.empty(
+        layer.channels, max(top, field_top if field == "empirical" else 1), len(layer.size)
+    )
     positions: list[int] = []
     rows: list[Tensor] = []
     for looked in look(pictures, [layer.name], heard):
-        kept.add(looked.positions, looked.maps[layer.name])
+        kept.update(looked.maps[layer.name], looked.positions)
         positions += looked.positions
         rows.append(looked.logits.cpu())
     logits = torch.cat(rows)
@@ -183,7 +185,7 @@ def class_units(
         ranked = weights[index].argsort(descending=True, stable=True)[:units].tolist()
         chosen: list[ClassUnit] = []
         for rank, unit in enumerate(ranked, 1):
-            peaks = kept.of(unit)
+            peaks = kept.peaks(unit)
             if field == "empirical" and peaks and unit not in fields:
                 fields[unit] = empirical_field(
                     network, layer.name, unit, pictures, top=field_top, patch=patch, stride=stride, seed=seed, peaks=peaks, heard=heard,

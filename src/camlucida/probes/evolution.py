@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from camlucida.errors import InputError, NetworkError, TargetError, UsageError
 from camlucida.images.datasets import evenly
-from camlucida.images.sources import Source
+from camlucida.images.sources import payload
 from camlucida.maps.deconvnet import DeconvNet
 from camlucida.networks.cards import Card
 from camlucida.networks.network import Network
@@ -35,7 +35,7 @@ class Moment:
 
     value: float
     picture: int | None = None
-    cell: tuple[int, int] | None = None
+    cell: tuple[int, ...] | None = None
     projection: NDArray[np.float32] | None = None
     patch: NDArray[np.uint8] | None = None
 
@@ -181,7 +181,7 @@ def evolution(
         for layer in layers:
             top = found.tops[layer]
             maxima.setdefault(layer, []).append(now[layer])
-            leaders.setdefault(layer, []).append(np.where(_speaking(top), top.pictures[:, 0].numpy(), -1))
+            leaders.setdefault(layer, []).append(np.where(top.excited, top.pictures[:, 0].numpy(), -1))
             here = _moments(network, pictures, layer, chosen[layer], top, view)
             for unit, moment in zip(chosen[layer], here, strict=True):
                 moments.setdefault((layer, unit), []).append(moment)
@@ -242,33 +242,25 @@ def units_of(
     return chosen
 
 
-def _speaking(top: RunningTop) -> NDArray[np.bool_]:
-    """Which units have a strongest place at all: not those that give nothing above zero (a dead ReLU)."""
-    values = top.values[:, 0].numpy()
-    return np.isfinite(values) & (values > 0)
-
-
 def _moments(
     network: Network, pictures: Sequence[Any], name: str, units: Sequence[int], top: RunningTop, view: str
 ) -> Iterator[Moment]:
     """Each unit at its strongest place."""
-    for unit, speaks in zip(units, _speaking(top)[list(units)], strict=True):
-        value = float(top.values[unit, 0])
-        if not speaks:
-            yield Moment(value)
+    for unit in units:
+        peak = next(iter(top.peaks(unit)), None)
+        if peak is None:
+            yield Moment(float(top.values[unit, 0]))
             continue
-        number, cell = int(top.pictures[unit, 0]), tuple(top.cells[unit, 0].tolist())
-        given = pictures[number]
         try:
-            shown = network.preprocess(given.read() if isinstance(given, Source) else given, view=view)
+            shown = network.preprocess(payload(pictures[peak.picture]), view=view)
         except InputError as error:  # it was read a moment ago
             raise InputError(
                 f"the strongest picture of unit {unit} of {name} is gone", got=str(error)
             ) from error
         layer = network.find_layer(name, shown.pixels)
-        made = projected(network, shown.pixels, layer, [unit], [cell])[0]
-        frame = window(layer, cell, Size(*made.shape[1:]))
+        made = projected(network, shown.pixels, layer, [unit], [peak.cell])[0]
+        frame = window(layer, peak.cell, Size(*made.shape[1:]))
         yield Moment(
-            value, number, cell, cut(made.permute(1, 2, 0).numpy(), frame),
+            peak.value, peak.picture, peak.cell, cut(made.permute(1, 2, 0).numpy(), frame),
             cut(np.asarray(shown.pictures(1)[0]), frame, shown.preprocessing.mean_colour),
         )  # fmt: skip

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camlucida.errors import UnsupportedError, UsageError
+from camlucida.images.datasets import evenly
 from camlucida.images.read import MAX_PIXELS
 from camlucida.networks.network import Network
 from camlucida.probes import activity
@@ -139,14 +140,9 @@ def filters_and_units(
     by_name = {one.layer: one for one in watched.activities}
     projected, refused = None, "" if chosen else "the network has no second layer with cells"
     if chosen is not None and watched.top is not None:
-        answering = (watched.top.values[:, 0] > 0).nonzero()[:, 0].tolist()
-        few = (
-            [answering[i * len(answering) // units] for i in range(units)]
-            if len(answering) > units
-            else answering
-        )
+        answering = watched.top.excited.nonzero()[0].tolist()
         try:
-            projected = project(net, chosen, watched.top, pictures, few, view)
+            projected = project(net, chosen, watched.top, pictures, evenly(answering, units), view)
         except UnsupportedError as error:
             refused = str(error)
     return FiltersAndUnits(

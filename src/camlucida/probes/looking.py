@@ -15,9 +15,10 @@ from camlucida import taps
 from camlucida.errors import InputError, UsageError
 from camlucida.images import sources
 from camlucida.images.read import read_picture
-from camlucida.images.sources import Source
+from camlucida.images.sources import Source, payload
 from camlucida.networks.network import Network, logits_of
 from camlucida.networks.structure import Layer
+from camlucida.probes.reading import together
 from camlucida.values import Batch
 
 BATCH = 16  # pictures of one shape that go through the network together
@@ -60,7 +61,7 @@ class Pictures:
     def __getitem__(self, position: int) -> Batch:
         """Raises InputError for one that cannot be read."""
         one = self.given[position]
-        return one if isinstance(one, Batch) else self.network.preprocess(self._payload(position))
+        return one if isinstance(one, Batch) else self.network.preprocess(payload(one))
 
     def first(self) -> Batch:
         """The first that can be read. Raises the first one's InputError where none can."""
@@ -82,36 +83,21 @@ class Pictures:
         one = self.given[position]
         if isinstance(one, Batch):
             return one.pictures()[0]
-        return read_picture(self._payload(position), self.network.card.preprocessing.mean_colour)
-
-    def _payload(self, position: int) -> Any:
-        one = self.given[position]
-        return one.read() if isinstance(one, Source) else one
+        return read_picture(payload(one), self.network.card.preprocessing.mean_colour)
 
     def batches(self) -> Iterator[tuple[list[int], Batch]]:
         """Positions and the batch of them, pictures of one shape together. Those that cannot be read are `rejected`."""
-        waiting: dict[tuple[int, ...], list[tuple[int, Batch]]] = {}
+        for some in together(self._readable(), lambda one: one[1].pixels.shape[1:], BATCH):
+            pixels = torch.cat([one.pixels for _, one in some])
+            views = tuple(view for _, one in some for view in one.views)
+            yield [position for position, _ in some], Batch(pixels, views, some[0][1].preprocessing)
+
+    def _readable(self) -> Iterator[tuple[int, Batch]]:
         for position in range(len(self)):
             try:
-                one = self[position]
+                yield position, self[position]
             except InputError as error:
                 self.rejected[position] = str(error)
-                continue
-            some = waiting.setdefault(tuple(one.pixels.shape[1:]), [])
-            some.append((position, one))
-            if len(some) == BATCH:
-                yield _together(some)
-                some.clear()
-        for some in waiting.values():
-            if some:
-                yield _together(some)
-
-
-def _together(some: list[tuple[int, Batch]]) -> tuple[list[int], Batch]:
-    batch = Batch(
-        torch.cat([one.pixels for _, one in some]), tuple(v for _, one in some for v in one.views), some[0][1].preprocessing
-    )  # fmt: skip
-    return [position for position, _ in some], batch
 
 
 @dataclass(frozen=True)

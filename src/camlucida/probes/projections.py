@@ -46,7 +46,7 @@ def has_switches(network: Network, layer: Layer) -> bool:
     return any(one.name.startswith(("max_pool", "adaptive_max_pool")) for one in operations)
 
 
-def window(layer: Layer, cell: tuple[int, int], view: Size) -> Window:
+def window(layer: Layer, cell: tuple[int, ...], view: Size) -> Window:
     """The receptive field of a cell in whole pixels, around its centre; no side longer than twice the view's, which holds all
     of it from any cell. The whole view where the field is not known."""
     field = field_of(layer, cell)

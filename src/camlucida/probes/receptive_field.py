@@ -23,7 +23,7 @@ from camlucida.maps.incremental.intervals import along
 from camlucida.networks.network import Network
 from camlucida.networks.structure import Layer
 from camlucida.probes.looking import Pictures, look
-from camlucida.probes.strongest import Peak, Strongest
+from camlucida.probes.top_activations import Peak, RunningTop
 from camlucida.values import Batch
 
 TOP, PATCH, STRIDE, SIDE = 25, 11, 3, 224
@@ -32,7 +32,7 @@ HALF = 0.5  # of the maximum: where a field ends
 SHARE = 0.25  # of the pictures that must reach a place, for it to count in the mean
 
 
-def field_of(layer: Layer, cell: tuple[int, int]) -> Box | None:
+def field_of(layer: Layer, cell: tuple[int, ...]) -> Box | None:
     """The receptive field of a cell (row, column) of a layer of a 2-D network, in pixels of the view; it may reach beyond its
     borders. None where the run does not tell (attention, global operations)."""
     if layer.stride is None or layer.offset is None or layer.receptive_field is None or len(layer.size) != 2:
@@ -165,11 +165,11 @@ def empirical_field(
             raise TargetError(
                 f"unit {unit} of layer {layer or 'before pooling'}", allowed=f"0 … {ranked.units - 1}"
             )
-        peaks = ranked.of(unit)
+        peaks = ranked.peaks(unit)
     if not peaks:
         raise UsageError(
             f"unit {unit} of layer {layer or 'before pooling'}",
-            got=f"one value everywhere in each of {len(pictures)} pictures",
+            got=f"no activation above zero in any of {len(pictures)} pictures",
             do="choose another unit, or pictures that excite it",
         )
     found: list[Discrepancy] = []
@@ -197,14 +197,16 @@ def strongest_of(
     layers: Sequence[str | None],
     top: int = TOP,
     heard: Callable[[int], None] | None = None,
-) -> dict[str, Strongest]:
-    """The `top` strongest pictures of every unit of the layers, in one pass."""
+) -> dict[str, RunningTop]:
+    """The `top` strongest pictures of every unit of the layers, by position, in one pass."""
     if top < 1:
         raise UsageError("pictures for each unit", got=top, allowed="≥ 1")
-    kept = {str(name): Strongest(top) for name in layers}
+    kept: dict[str, RunningTop] = {}
     for looked in look(pictures, layers, heard):
         for name, maps in looked.maps.items():
-            kept[name].add(looked.positions, maps)
+            if name not in kept:
+                kept[name] = RunningTop.empty(maps.shape[1], top, maps.ndim - 2)
+            kept[name].update(maps, looked.positions)
     return kept
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,11 +16,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from camlucida import taps
-from camlucida.errors import InputError, UsageError
-from camlucida.images.read import MAX_PIXELS, ahead, read_picture
-from camlucida.images.sources import Source
+from camlucida.errors import UsageError
+from camlucida.images.read import MAX_PIXELS
+from camlucida.images.sources import name_of
 from camlucida.networks.network import Network
 from camlucida.networks.structure import Layer
+from camlucida.probes.reading import Read, Rejected, batches, pixels_of, reading
 from camlucida.values import Size
 
 PART = 512
@@ -30,10 +30,20 @@ Heard = Callable[[str, Tensor, Sequence[int]], None]
 """Told a layer's name, its activations `(N, units, *cells)` for some pictures, and the numbers of these."""
 
 
+@dataclass(frozen=True)
+class Peak:
+    """A unit's highest activation in one picture: which picture, the value, and its cell, such as `(row, column)`."""
+
+    picture: int
+    value: float
+    cell: tuple[int, ...]
+
+
 @dataclass
 class RunningTop:
     """The k strongest places of every unit of a layer so far, at most one per picture; strongest first, ties by the earlier
-    picture and, inside one, by the first cell in reading order.
+    picture and, inside one, by the first cell in reading order. A picture excites a unit that is above zero somewhere in it;
+    one in which the unit never is, such as a ReLU that stays shut, has its place here but shows nothing of the unit.
 
     `values (units, k)` float32, −∞ where there is no place yet; `pictures (units, k)` int64, their index, or −1; `cells
     (units, k, axes)` int64: row and column. It never holds more than that, however many pictures it has seen.
@@ -50,6 +60,10 @@ class RunningTop:
         return cls(
             torch.full((units, k), -math.inf), torch.full((units, k), -1), torch.zeros(units, k, axes, dtype=torch.int64)
         )  # fmt: skip
+
+    @property
+    def units(self) -> int:
+        return self.values.shape[0]
 
     @property
     def k(self) -> int:
@@ -85,6 +99,23 @@ class RunningTop:
             cells[row, rank] = np.stack(np.unravel_index(flat, maps.shape[1:]), 1)
             held["values"][units], held["pictures"][units], held["cells"][units] = values, places, cells
         return numbers[~finite.all(1)].tolist()
+
+    @property
+    def excited(self) -> NDArray[np.bool_]:
+        """Which units some picture excites `(units,)`."""
+        return (self.values[:, 0] > 0).numpy()
+
+    def ranked(self) -> list[int]:
+        """The units that some picture excites, by their highest activation, highest first."""
+        order = self.values[:, 0].argsort(descending=True, stable=True)
+        return order[: int(self.excited.sum())].tolist()
+
+    def peaks(self, unit: int) -> tuple[Peak, ...]:
+        """The unit's places in the pictures that excite it, strongest first."""
+        each = zip(
+            self.pictures[unit].tolist(), self.values[unit].tolist(), self.cells[unit].tolist(), strict=True
+        )
+        return tuple(Peak(picture, value, tuple(cell)) for picture, value, cell in each if value > 0)
 
     def merge(self, other: RunningTop) -> RunningTop:
         """The strongest places of both, which have seen different pictures; the same whichever comes first."""
@@ -124,7 +155,7 @@ class TopActivations:
     parts: list[int] = field(default_factory=list)
     pictures: int = 0
     sizes: dict[int, Size] = field(default_factory=dict)
-    rejected: list[tuple[int, str, str]] = field(default_factory=list)
+    rejected: list[Rejected] = field(default_factory=list)
 
     def merge(self, other: TopActivations) -> TopActivations:
         """Both as one, of other parts of the same run; the same whichever comes first. Raises UsageError where a part is
@@ -198,69 +229,31 @@ def running(
     done = {*made.parts}
     todo = [i for i in range(share[0], -(-len(pictures) // part), share[1]) if i not in done]
     slices = [range(i * part, min((i + 1) * part, len(pictures))) for i in todo]
-    pool = ThreadPoolExecutor(max(workers, 1))
-    try:
-        numbers = (number for one in slices for number in one)
-        reads = ahead(
-            pool, lambda i: _read(network, i, pictures[i], view, max_pixels), numbers, 2 * max(workers, 1)
-        )
+    numbers = (number for one in slices for number in one)
+    reading_all = reading(network, pictures, numbers, view=view, workers=workers, max_pixels=max_pixels)
+    with closing(reading_all) as reads:
         for index, one in zip(todo, slices, strict=True):
-            waiting: dict[tuple[int, ...], list[_Read]] = defaultdict(list)  # by shape: a batch has one
-            for read in islice(reads, len(one)):
-                if read.pixels is None:
-                    made.rejected.append((read.number, _name(pictures[read.number]), read.problem))
-                else:
-                    together = waiting[read.pixels.shape]
-                    together.append(read)
-                    if len(together) == batch:
-                        _look(network, found, waiting.pop(read.pixels.shape), made, pictures, heard)
-                if progress:
-                    progress(1)
-            for rest in waiting.values():
-                _look(network, found, rest, made, pictures, heard)
+            for some in batches(islice(reads, len(one)), batch, made.rejected, progress):
+                _look(network, found, some, made, pictures, heard)
             made.rejected.sort()
             made.parts.append(index)
             made.pictures += len(one)
             yield made.pruned()
         if not todo:
             yield made
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-@dataclass(frozen=True)
-class _Read:
-    number: int
-    problem: str = ""
-    size: Size = field(default_factory=lambda: Size(1, 1))
-    pixels: Tensor | None = None  # uint8 (C, H, W)
-
-
-def _read(network: Network, number: int, given: Any, view: str, max_pixels: int) -> _Read:
-    shape = network.card.preprocessing
-    try:
-        picture = read_picture(
-            given.read() if isinstance(given, Source) else given, shape.mean_colour, max_pixels
-        )
-    except InputError as error:
-        return _Read(number, str(error))
-    size = Size(picture.height, picture.width)
-    return _Read(number, "", size, shape.pixels(picture, shape.view(size, view)))
 
 
 def _look(
     network: Network,
     layers: Sequence[Layer],
-    some: Sequence[_Read],
+    some: Sequence[Read],
     made: TopActivations,
     pictures: Sequence[Any],
     heard: Heard | None = None,
 ) -> None:
     """One forward pass over pictures of one shape, taken into the result."""
     numbers = [one.number for one in some]
-    shown = torch.stack([one.pixels for one in some if one.pixels is not None]).to(network.device)
-    # Convolutions run faster so, whatever the layout of their weights.
-    pixels = network.card.preprocessing.normalise(shown).contiguous(memory_format=torch.channels_last)
+    pixels = pixels_of(network, some)
     at: dict[taps.Point, list[Layer]] = defaultdict(list)
     for layer in layers:  # tokens lie in a grid that hangs on the picture's size
         at[layer.point].append(layer if layer.prefix is None else network.find_layer(layer.name, pixels))
@@ -272,13 +265,7 @@ def _look(
                 heard(layer.name, layer.cells(value), numbers)
             for number in made.tops[layer.name].update(layer.cells(value), numbers):
                 reason = f"some units of {layer.name} say NaN or infinity of it"
-                made.rejected.append((number, _name(pictures[number]), reason))
+                made.rejected.append((number, name_of(pictures[number]), reason))
 
     with taps.borrowed(network.module):
         network.run(pixels, at, trunk=True, seen=seen)
-
-
-def _name(given: Any) -> str:
-    if isinstance(given, Source):
-        return given.name
-    return str(given) if isinstance(given, (str, Path)) else "<picture>"

@@ -167,8 +167,7 @@ def drawn(moment: Moment) -> Image.Image:
     """Projection above patch, at one scale."""
     assert moment.projection is not None
     assert moment.patch is not None
-    most = float(np.abs(moment.projection).max()) or 1.0
-    projection = render.as_rgb(0.5 + moment.projection.transpose(2, 0, 1) / (2 * most))
+    projection = render.signed_rgb(moment.projection.transpose(2, 0, 1))
     times = max(1, round(SIDE / max(moment.patch.shape[:2])))
     shown = [Image.fromarray(one) for one in (projection, moment.patch)]
     shown = [one.resize((one.width * times, one.height * times), Image.Resampling.NEAREST) for one in shown]

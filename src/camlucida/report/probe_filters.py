@@ -165,21 +165,20 @@ def sheet(filters: Filters, shared: bool = True) -> Image.Image:
     down, across = height * factor + GAP, width * factor + GAP
     image = np.full((-(-count // columns) * down + GAP, columns * across + GAP, 3), 255, np.uint8)
     most = np.abs(filters.weights).max() if shared else np.abs(filters.weights).max((1, 2, 3))
-    limits = np.maximum(np.broadcast_to(most, count), 1e-30)
+    limits = np.broadcast_to(most, count)
     for i, one in enumerate(filters.weights):
         y, x = GAP + i // columns * down, GAP + i % columns * across
         if filters.dead[i]:
             image[y - GAP : y + down, x - GAP : x + across] = DEAD_FRAME
-        tile = render.as_rgb(0.5 + one / (2 * limits[i]))
+        tile = render.signed_rgb(one, float(limits[i]))
         image[y : y + height * factor, x : x + width * factor] = tile.repeat(factor, 0).repeat(factor, 1)
     return Image.fromarray(image)
 
 
 def _beside(projection: Projection) -> Image.Image:
     """The patch above its projection, in which grey is zero."""
-    values = projection.values
-    shown = render.as_rgb(0.5 + values / (2 * (float(np.abs(values).max()) or 1.0)))
-    pair = [render.fitted(Image.fromarray(one), PAIR) for one in (projection.patch, shown)]
+    shown = (projection.patch, render.signed_rgb(projection.values))
+    pair = [render.fitted(Image.fromarray(one), PAIR) for one in shown]
     return render.below(pair, 4)
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image
 from torch import Tensor
 
 from camlucida import render
@@ -22,14 +20,9 @@ from camlucida.maps.deconvnet import DeconvNet
 from camlucida.networks.network import Network
 from camlucida.probes.occlusion_study import OcclusionStudy, peaks, study_occlusion
 from camlucida.report import figures
+from camlucida.report import occlusion_panels as panels
 from camlucida.report.probe_page import Page, Patch, Section, Strip, Table
 from camlucida.values import Batch
-
-SIDE = 360  # pixels that a panel's picture has at least along its longer side
-CLASS_COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#56b4e9", "#cc79a7", "#f0e442")
-"""Okabe and Ito's, which stay apart for the colour-blind; the followed class has the first."""
-MAP_OPACITY = 0.7
-REST = "#8a8a8a"  # all further classes
 
 
 @dataclass(frozen=True)
@@ -99,11 +92,10 @@ class Gallery:
         return picture, batch
 
     def strongest(self, unit: int, count: int, without: str) -> list[str]:
-        """Names of the pictures that excite a map most, strongest first; earlier ones before equal ones."""
-        ranked = sorted(
-            (name for name in self.peaks if name != without), key=lambda n: -float(self.peaks[n][unit])
-        )
-        return ranked[:count]
+        """Names of the pictures that excite a map most, strongest first, earlier ones before equal ones; of those alone in
+        which it is above zero."""
+        found = {name: float(of[unit]) for name, of in self.peaks.items() if name != without and of[unit] > 0}
+        return sorted(found, key=lambda name: -found[name])[:count]
 
 
 def studied(
@@ -223,43 +215,45 @@ def section(
     """The five panels of a picture."""
     study, name = one.study, _name(network, one.study.label)
     own = link(names[one.source.name], one.picture)
-    seen = _enlarged(one.seen)
+    seen = panels.enlarged(one.seen)
     rows, columns = study.activity.shape
     side, step = int(study.grid.extent[0]), int(study.grid.stride[0])
     low, high = render.span(study.drop)
     what = "probability" if network.card.activation != "none" else "score"
-    classes = _classes(study)
-    panels = [
+    classes = panels.classes(study)
+    grey = one.batch.preprocessing.mean_colour if one.batch.preprocessing else (124, 116, 104)
+    five = [
         Patch(
-            _places(one, seen), f"The picture with the {rows * columns} places of the square, drawn at the place that costs most",
+            panels.places(seen, study, one.boxes, grey), f"The picture with the {rows * columns} places of the square, drawn at the place that costs most",
             f"(a) {rows} × {columns} places, {side} px every {step}", own, True,
         ),
         Patch(
-            _map(seen, study.over_pixels(study.activity), float(study.activity.min()), float(study.activity.max()), "heat"),
+            panels.painted(seen, study.over_pixels(study.activity), float(study.activity.min()), float(study.activity.max()), "heat"),
             f"Activity of map {study.unit} with each place hidden, from {study.activity.min():.3g} to {study.activity.max():.3g}",
             f"(b) sum of map {study.unit}: {study.activity.min():.3g} to {study.activity.max():.3g}, clean {study.clean_activity:.3g}",
         ),
         Patch(
-            _map(seen, study.over_pixels(study.probability), float(study.probability.min()), float(study.probability.max()), "heat"),
+            panels.painted(seen, study.over_pixels(study.probability), float(study.probability.min()), float(study.probability.max()), "heat"),
             f"{what} of {name} with each place hidden, from {study.probability.min():.3g} to {study.probability.max():.3g}",
             f"(d) {what} of {name}: {study.probability.min():.3g} to {study.probability.max():.3g}, clean {study.clean_probability:.3g}",
         ),
         Patch(
-            _map(seen, study.over_pixels(study.drop), low, high, "signed"),
+            panels.painted(seen, study.over_pixels(study.drop), low, high, "signed"),
             f"Drop of the {what}: brown where hiding costs, up to {high:.3g}; blue where it raises, down to {low:.3g}",
             f"drop of (d): brown costs, up to {max(high, 0):.3g}; blue raises, by up to {-low:.3g}, at {figures.percent(float((study.drop < 0).mean()))} of the places",
         ),
         Patch(
-            _class_map(one, seen, classes), "Most probable class with each place hidden: "
+            panels.class_map(seen, study, classes), "Most probable class with each place hidden: "
             + ", ".join(f"{_name(network, c) if c is not None else 'others'} {share:.0%}" for c, _, share in classes),
             "(e) most probable class",
         ),
     ]  # fmt: skip
     legend = Patch(
-        _legend([(_name(network, c) if c is not None else "others", k, s) for c, k, s in classes]), "classes"
+        panels.legend([(_name(network, c) if c is not None else "others", k, s) for c, k, s in classes]),
+        "classes",
     )
     blocks = [
-        Strip(panels), Strip([legend], size="large"),
+        Strip(five), Strip([legend], size="large"),
         _projections(one, network, gallery, top, names, link),
     ]  # fmt: skip
     known = "" if one.given else " (predicted)"
@@ -323,113 +317,9 @@ def arrays(all_of_them: Sequence[Studied], names: Mapping[str, str]) -> dict[str
     }
 
 
-# --- drawing -------------------------------------------------------------------------------------------------
-
-
 def _short(path: str) -> str:
     return path.rsplit("/", 1)[-1]
 
 
 def _name(network: Network, index: int) -> str:
     return network.card.label(index).name.split(",")[0]
-
-
-def _enlarged(picture: Image.Image) -> Image.Image:
-    """At least `SIDE` pixels, in whole steps."""
-    factor = max(1, -(-SIDE // max(picture.size)))
-    return picture.convert("RGB").resize(
-        (picture.width * factor, picture.height * factor), Image.Resampling.BICUBIC
-    )
-
-
-def _places(one: Studied, seen: Image.Image) -> Image.Image:
-    study, made = one.study, seen.copy()
-    draw, factor = ImageDraw.Draw(made), seen.width / one.seen.width
-    grid = study.grid
-    for box in one.boxes:
-        draw.rectangle([c * factor for c in box.corners], outline=render.TRUTH, width=3)
-    worst = np.unravel_index(int(study.drop.argmax()), study.drop.shape)
-    middle = [(o + s * int(i)) * factor for o, s, i in zip(grid.offset, grid.stride, worst, strict=True)]
-    half = [e * factor / 2 for e in grid.extent]
-    grey = one.batch.preprocessing.mean_colour if one.batch.preprocessing else (124, 116, 104)
-    square = [middle[1] - half[1], middle[0] - half[0], middle[1] + half[1] - 1, middle[0] + half[0] - 1]
-    draw.rectangle(square, fill=grey, outline="white", width=2)
-    ys, xs = (
-        [(o + s * i) * factor for i in range(n)]
-        for o, s, n in zip(grid.offset, grid.stride, study.drop.shape, strict=True)
-    )
-    for y in ys:
-        for x in xs:
-            draw.ellipse([x - 1.5, y - 1.5, x + 1.5, y + 1.5], fill="white", outline="black")
-    return made
-
-
-def _map(seen: Image.Image, values: NDArray, low: float, high: float, colours: str) -> Image.Image:
-    """A map over the pixels of the view, painted on it with its bar; what no square covered stays grey."""
-    factor = seen.width // values.shape[1]
-    values = np.kron(values, np.ones((factor, factor), np.float32))
-    picture = np.asarray(seen)
-    known = np.isfinite(values)
-    made = render.painted(
-        picture,
-        np.where(known, values, 0.0 if colours == "signed" else low),
-        low,
-        high,
-        colours=colours,
-        opacity=MAP_OPACITY,
-    )
-    grey = np.repeat(picture.mean(2, keepdims=True), 3, 2).astype(np.uint8)
-    return render.captioned(np.where(known[..., None], made, grey), "", bar=(low, high), colours=colours)
-
-
-def _classes(study: OcclusionStudy) -> list[tuple[int | None, str, float]]:
-    """Classes with their colours and shares of the places: the followed one first, then the most frequent; None: the rest."""
-    counts = Counter(study.best.ravel().tolist())
-    ranked = [study.label, *(c for c, _ in counts.most_common() if c != study.label)]
-    shown = ranked[: len(CLASS_COLOURS)]
-    found: list[tuple[int | None, str, float]] = [
-        (c, colour, counts[c] / study.best.size) for c, colour in zip(shown, CLASS_COLOURS, strict=False)
-    ]
-    rest = sum(counts[c] for c in ranked[len(CLASS_COLOURS) :])
-    return [*found, (None, REST, rest / study.best.size)] if rest else found
-
-
-def _class_map(
-    one: Studied, seen: Image.Image, classes: Sequence[tuple[int | None, str, float]]
-) -> NDArray[np.uint8]:
-    """Each place's class around its centre, over the grey picture."""
-    study, picture = one.study, np.asarray(seen).astype(np.float64)
-    table = {c: [int(k[i : i + 2], 16) for i in (1, 3, 5)] for c, k, _ in classes}
-    rest = table.get(None, [138, 138, 138])
-    colours = np.array([[table.get(c, rest) for c in line] for line in study.best.tolist()], np.float64)
-    cells, inside = [], []
-    for length, view, o, s, n in zip(
-        picture.shape[:2],
-        study.grid.view,
-        study.grid.offset,
-        study.grid.stride,
-        study.best.shape,
-        strict=True,
-    ):
-        at = ((np.arange(length) + 0.5) * (view / length) - o) / s
-        cells.append(np.clip(np.rint(at), 0, n - 1).astype(np.int64))
-        inside.append((at >= -0.5) & (at <= n - 0.5))
-    laid = colours[cells[0][:, None], cells[1][None]]
-    grey = np.repeat(picture.mean(2, keepdims=True), 3, 2)
-    known = (inside[0][:, None] & inside[1][None])[..., None]
-    return np.rint(np.where(known, 0.3 * grey + 0.7 * laid, grey)).astype(np.uint8)
-
-
-def _legend(entries: Sequence[tuple[str, str, float]]) -> str:
-    """Names beside their colours, with shares of the places."""
-    height = 22 * len(entries) + 4
-    parts = "".join(
-        f'<rect x="2" y="{22 * i + 4}" width="15" height="15" style="fill: {colour}; stroke: none"/>'
-        f'<text x="26" y="{22 * i + 16}">{escape(name[:44])} · {share:.1%} of the places</text>'
-        for i, (name, colour, share) in enumerate(entries)
-    )
-    words = escape("Classes: " + "; ".join(f"{name} {share:.1%}" for name, _, share in entries))
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 400 {height}" role="img" aria-label="{words}" font-family="sans-serif" '
-        f'font-size="12" fill="currentColor">{parts}</svg>'
-    )

@@ -28,10 +28,10 @@ from camlucida.networks.structure import Layer
 from camlucida.probes import projections
 from camlucida.probes.projections import likeness
 from camlucida.probes.receptive_field import field_of
-from camlucida.probes.top_activations import RunningTop, TopActivations
+from camlucida.probes.top_activations import Peak, RunningTop, TopActivations
 from camlucida.report.probe_folder import ProbeFolder
 from camlucida.report.probe_page import Patch, Strip
-from camlucida.report.save import _text
+from camlucida.report.writing import utf8
 from camlucida.values import Size
 
 STATE = "state"
@@ -111,7 +111,7 @@ def rows(
                     else (None,) * 4
                 )
                 yield {
-                    "layer": layer.name, "unit": unit, "rank": rank, "path": _text(sources[picture].name), "row": cell[0], "column": cell[1],
+                    "layer": layer.name, "unit": unit, "rank": rank, "path": utf8(sources[picture].name), "row": cell[0], "column": cell[1],
                     "activation": value, **dict(zip(("x0", "y0", "x1", "y1"), corners, strict=True)),
                 }  # fmt: skip
 
@@ -129,7 +129,7 @@ def parquet(folder: ProbeFolder, name: str, rows: Iterator[dict[str, Any]]) -> s
 def units_of(spec: str, top: RunningTop, layer: str) -> list[int]:
     """`3,17`: these units; `strongest:N`: those with the highest activations; `evenly:N`: spread over the layer, picked by
     nobody; `all`. Raises UsageError."""
-    count = len(top.values)
+    count = top.units
     kind, _, number = spec.partition(":")
     if spec == "all":
         return [*range(count)]
@@ -187,29 +187,29 @@ def sheets(
         return read_picture(sources[number].read(), shape.mean_colour, max_pixels)
 
     for unit in units:
-        places = [
-            (value, picture, (cell[0], cell[1]))
-            for value, picture, cell in zip(top.values[unit].tolist(), top.pictures[unit].tolist(), top.cells[unit].tolist(), strict=True)
-            if picture >= 0 and _readable(seen, picture)
-        ]  # fmt: skip
-        views = [shape.view(found.sizes[picture], view) for _, picture, _ in places]
+        peaks = top.peaks(unit)
+        places = [one for one in peaks if _readable(seen, one.picture)]
+        views = [shape.view(found.sizes[one.picture], view) for one in places]
         windows = [
-            projections.window(layer, cell, one.size) for (_, _, cell), one in zip(places, views, strict=True)
+            projections.window(layer, peak.cell, one.size) for peak, one in zip(places, views, strict=True)
         ]
         where = [projections.inside(w, one.size) for w, one in zip(windows, views, strict=True)]
         patches = [
-            projections.cut(np.asarray(one.show(seen(picture), shape.interpolation)), w, shape.mean_colour)
-            for (_, picture, _), one, w in zip(places, views, windows, strict=True)
+            projections.cut(
+                np.asarray(one.show(seen(peak.picture), shape.interpolation)), w, shape.mean_colour
+            )
+            for peak, one, w in zip(places, views, windows, strict=True)
         ]
-        links = [folder.picture(names[picture], seen(picture)) for _, picture, _ in places]
+        links = [folder.picture(names[one.picture], seen(one.picture)) for one in places]
         words = [
-            f"rank {i}, activation {_short(v)}, {PurePosixPath(sources[p].relative).name}"
-            for i, (v, p, _) in enumerate(places, 1)
+            f"rank {i}, activation {_short(one.value)}, {PurePosixPath(sources[one.picture].relative).name}"
+            for i, one in enumerate(places, 1)
         ]
-        gone = int((top.pictures[unit] >= 0).sum()) - len(places)
+        gone = len(peaks) - len(places)
+        missing = f"{gone} of its pictures can no longer be read." if gone else ""
         strips.append(Strip(
-            [Patch(a, f"patch of {layer.name} unit {unit}, {w}", _short(v), link) for a, w, (v, _, _), link in zip(patches, words, places, links, strict=True)],
-            f"{layer.name}, unit {unit}", f"{gone} of its pictures can no longer be read." * bool(gone), "small",
+            [Patch(a, f"patch of {layer.name} unit {unit}, {w}", _short(one.value), link) for a, w, one, link in zip(patches, words, places, links, strict=True)],
+            f"{layer.name}, unit {unit}", missing if peaks else "No picture excites it.", "small",
         ))  # fmt: skip
         alike["patches"].append(likeness(patches, where))
         if refused or not places:
@@ -221,7 +221,7 @@ def sheets(
             continue
         shown = [projections.cut(one, w) for one, w in zip(made, windows, strict=True)]
         strips.append(Strip(
-            [Patch(_grey(a), f"projection of {layer.name} unit {unit}, {w}", "", link) for a, w, link in zip(shown, words, links, strict=True)],
+            [Patch(render.signed_rgb(np.moveaxis(a, -1, 0)), f"projection of {layer.name} unit {unit}, {w}", "", link) for a, w, link in zip(shown, words, links, strict=True)],
             size="small",
         ))  # fmt: skip
         alike["projections"].append(likeness(shown, where))
@@ -229,7 +229,7 @@ def sheets(
     switches = bool(firsts) and projections.has_switches(net, layer)
     between = likeness([one for one, _ in firsts], [mask for _, mask in firsts])
     one_folder, chance = same_folder(top, sources)
-    silent = int((top.values[:, 0] <= 0).sum())
+    silent = int((~top.excited).sum())
     return strips, Measured(
         _mean(alike["patches"]),
         _mean(alike["projections"]),
@@ -251,25 +251,20 @@ def _readable(seen: Any, number: int) -> bool:
 
 
 def _projected(
-    net: Network, layer: Layer, unit: int, places: Sequence[tuple[float, int, tuple[int, int]]], views: Sequence[Any], seen: Any
+    net: Network, layer: Layer, unit: int, places: Sequence[Peak], views: Sequence[Any], seen: Any
 ) -> list[NDArray]:  # fmt: skip
     """Projections `(H, W, channels)` over the views, in red, green, blue; pictures of one shape together."""
     shape = net.card.preprocessing
     made: dict[int, NDArray] = {}
     for size in dict.fromkeys(one.size for one in views):
         same = [i for i, one in enumerate(views) if one.size == size]
-        shown = torch.stack([shape.pixels(seen(places[i][1]), views[i]) for i in same])
+        shown = torch.stack([shape.pixels(seen(places[i].picture), views[i]) for i in same])
         pixels = shape.normalise(shown).to(net.device)
         here = layer if layer.prefix is None else net.find_layer(layer.name, pixels)
-        values = projections.projected(net, pixels, here, [unit] * len(same), [places[i][2] for i in same])
+        values = projections.projected(net, pixels, here, [unit] * len(same), [places[i].cell for i in same])
         values = values.flip(1) if shape.channels == "BGR" else values
         made |= {i: np.moveaxis(one.numpy(), 0, -1) for i, one in zip(same, values, strict=True)}
     return [made[i] for i in range(len(places))]
-
-
-def _grey(values: NDArray) -> NDArray[np.uint8]:
-    scaled = values / (2 * (np.abs(values).max() or 1.0))
-    return render.as_rgb(np.moveaxis(0.5 + np.nan_to_num(scaled), -1, 0))
 
 
 def _short(value: float) -> str:
@@ -291,7 +286,7 @@ def same_folder(top: RunningTop, sources: Sequence[Source]) -> tuple[float | Non
     def share(numbers: Sequence[int]) -> float:
         return Counter(folders[i] for i in numbers).most_common(1)[0][1] / len(numbers)
 
-    units = [[i for i in row if i >= 0] for row in top.pictures[top.values[:, 0] > 0].tolist()]
+    units = [[i for i in row if i >= 0] for row in top.pictures[top.excited].tolist()]
     rng = np.random.default_rng(0)
     drawn = [
         share(rng.choice(len(folders), min(top.k, len(folders)), replace=False).tolist())
@@ -304,12 +299,5 @@ def shown_names(
     sources: Sequence[Source], tops: Mapping[str, RunningTop], units: Mapping[str, Sequence[int]]
 ) -> dict[int, str]:
     """Names of the files that patches link to, for the pictures of these units."""
-    numbers = sorted(
-        {
-            i
-            for name, some in units.items()
-            for i in tops[name].pictures[list(some)].flatten().tolist()
-            if i >= 0
-        }
-    )
+    numbers = sorted({p.picture for name, some in units.items() for i in some for p in tops[name].peaks(i)})
     return dict(zip(numbers, unique_names([sources[i] for i in numbers]), strict=True))

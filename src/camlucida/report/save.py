@@ -26,7 +26,6 @@ from camlucida.report.rows import COLUMNS, SCHEMA_VERSION, read_rows, readable, 
 from camlucida.report.tables import write_coco, write_csv, write_rejected
 from camlucida.report.writing import Refused, clear, dumps, replacing, utf8, writable, write_json
 from camlucida.report.writing import alone as alone
-from camlucida.report.writing import utf8 as _text  # noqa: F401  the name that it had here
 from camlucida.values import Label
 
 WAITING = 16  # pictures that may wait to be drawn
