@@ -2,7 +2,7 @@
 
   camlucida features crops CUB_200_2011/ --out birds/                                    its published split
   camlucida features crops pictures/ --train 30 --test 20 --out seen/                    drawn of each class
-  camlucida features crops pictures.zip --classes n02099601,n02085620 --train 20 --out dogs/
+  camlucida features crops pictures.zip --classes n02099601 n02085620 --train 20 --out dogs/
   camlucida features crops pictures/ --train 30 --maps top --top 3 --threshold 0.3 --out seen/
 
 Features are those of a frozen network; each setting's SVM is trained and tested in that setting. Own crops ask for no box,
@@ -30,8 +30,10 @@ if TYPE_CHECKING:
 class Options(probing.Common):
     data: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
     """Labelled pictures, one label each, with or without boxes: zips or folders of class folders, manifests, published data sets (CUB-200-2011)."""
-    classes: str | None = None
-    """Only these, ids or names with commas between."""
+    classes: tuple[str, ...] = ()
+    """Only these, ids or names."""
+    split: Literal["all", "train", "tuning"] = "all"
+    """Of DATA all pictures, or tuning: one in five by file name, which camlucida train leaves out; train: the others."""
     train: str = "auto"
     """Pictures that train: a number drawn of each class, or names of published splits, train+val. auto: the published split train."""
     test: str = "rest"
@@ -154,16 +156,16 @@ def _data(options: Options) -> DataSet:
     from camlucida.errors import UsageError, nearest
     from camlucida.images import datasets
 
-    data = datasets.load(options.data, options.corners)
+    data = datasets.load(options.data, options.corners).split(options.split)
     several = next((one for one in data.examples if len(one.labels) != 1), None)
     if several is not None:
         raise UsageError(
             f"{several.source.name}: {len(several.labels)} labels", allowed="one label a picture"
         )
     kept = set(range(len(data.labels)))
-    if options.classes is not None:
+    if options.classes:
         kept = set()
-        for word in filter(None, map(str.strip, options.classes.split(","))):
+        for word in options.classes:
             own = [i for i, one in enumerate(data.labels) if word in (one.id, one.name)]
             if len(own) != 1:
                 known = [one.id for one in data.labels] + [one.name for one in data.labels]
