@@ -77,6 +77,7 @@ def run(options: Options, command: Sequence[str]) -> int:
     from dataclasses import asdict
 
     from camlucida import features as library
+    from camlucida import specs
     from camlucida.boxes import catalogue
     from camlucida.cli import choices, progress
     from camlucida.errors import UsageError
@@ -90,6 +91,7 @@ def run(options: Options, command: Sequence[str]) -> int:
     if not options.c or min(options.c) <= 0:
         raise UsageError("--c", got=options.c, allowed="> 0")
     rule = choices.at_threshold(catalogue.rule(options.boxes), options.threshold)
+    words_of_rule = specs.describe(rule, catalogue.RULES)
     cropping = library.Cropping(options.maps, options.top, rule, options.margin)
     how = library.Descriptor(options.layer, options.scales, flips=options.flips)
     data = _data(options)
@@ -126,11 +128,11 @@ def run(options: Options, command: Sequence[str]) -> int:
         ("Network", net.card.name), ("Trained on", net.card.trained_on or "not said"),
         ("Features", f"{extractor.layer.name}, {extractor.width:,} numbers, shorter side {sizes}{', mirrored too' if options.flips else ''}"),
         ("Maps", {"predicted": "of the predicted class", "top": f"mean of the best {options.top} classes", "true": "of the true class in training, of the predicted one in testing"}[options.maps]),
-        ("Box rule", str(rule)), ("Pictures", f"{found['train']:,} train, {found['test']:,} test, {found['classes']} classes"),
+        ("Box rule", words_of_rule), ("Pictures", f"{found['train']:,} train, {found['test']:,} test, {found['classes']} classes"),
         ("Normalised", options.normalise), ("Seed", str(options.seed)),
     ]  # fmt: skip
     page = report.page(result, found, facts, shown, links)
-    figures = {**found, "descriptor": asdict(how), "maps": options.maps, "margin": options.margin, "box_rule": str(rule), "seed": options.seed}  # fmt: skip
+    figures = {**found, "descriptor": asdict(how), "maps": options.maps, "margin": options.margin, "box_rule": words_of_rule, "seed": options.seed}  # fmt: skip
     words = "\n".join([*_lines(found), report.finding(found)])
     return probing.finish(options, folder, page, net, figures, words, result.rejected)
 

@@ -14,7 +14,7 @@ from camlucida.features.crops import BOX, CROP, DRAWS, IOU, WHOLE, FineGrained, 
 from camlucida.report.probe_page import Page, Patch, Section, Strip, Table
 from camlucida.values import Box
 
-EXAMPLES = 6  # of each kind on the page
+EXAMPLES = 5  # of each kind on the page
 SIDE = 220  # height of a picture on the page, pixels
 FOUND, GIVEN = (214, 39, 40), (44, 160, 44)  # the paper's colours: found red, given green
 
@@ -79,8 +79,10 @@ def finding(found: dict[str, Any]) -> str:
     if BOX in settings:
         box, located = settings[BOX], found["localization"]
         words += f" On given boxes: {box['accuracy']:.1f} %, {_against(box)}."
-        chances = max(located["chance_training_sides"], located["chance_two_points"])
-        words += f" {located['own_crops']:.1f} % of the own crops overlap a given box by half or more, a random box {chances:.1f} % at most, the whole picture {located['whole_picture']:.1f} %."
+        words += (
+            f" {located['own_crops']:.1f} % of the own crops overlap a given box by half or more; of random boxes {located['chance_training_sides']:.1f} % with the "
+            f"sides of training boxes, {located['chance_two_points']:.1f} % between two random points; of whole pictures {located['whole_picture']:.1f} %."
+        )
     return words
 
 
@@ -172,8 +174,10 @@ def page(
         patches = []
         for i in own:
             at = int(np.flatnonzero(result.split.test == i)[0])
-            truth = names[result.examples[i].label].name
-            first, second = (names[result.predicted[s][at]].name for s in (WHOLE, CROP))
+            truth, first, second = (
+                names[k].name.split(",")[0]
+                for k in (result.examples[i].label, *(result.predicted[s][at] for s in (WHOLE, CROP)))
+            )
             iou = "" if np.isnan(result.iou[i]) else f", overlap {result.iou[i]:.2f}"
             alt = f"{truth} with the box of its map, and the crop beside it{iou}"
             patches.append(
