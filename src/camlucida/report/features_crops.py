@@ -239,4 +239,4 @@ def _pair(interval: Sequence[Any]) -> list[float]:
 
 def _span(interval: Sequence[float], sign: str = "") -> str:
     low, high = (f"{one:{sign}.1f}" for one in interval)
-    return f"{low} … {high}".replace("-", "−")
+    return f"{low}\u00a0…\u00a0{high}".replace("-", "−")
