@@ -5,6 +5,7 @@ from __future__ import annotations
 KINDS: dict[str, str] = {
     "extract": "pictures → one vector each: a memory-mapped array, a table of its rows",
     "svm": "vectors with labels → a linear SVM a class, judged; packed as a network that localizes",
+    "crops": "fine-grained classes: SVMs on whole pictures, on crops that the maps make, on given boxes",
 }
 HELP = f"""A new task from a few labelled pictures and a network that is not trained again: its features, a linear SVM on
 them, and the SVM's class maps.
@@ -15,6 +16,7 @@ usage: camlucida features KIND [options]
 
   camlucida features extract pictures/ --out vectors/
   camlucida features svm vectors/ --pack mine.safetensors
+  camlucida features crops CUB_200_2011/ --out birds/
   camlucida localize photos/ --network mine.safetensors --out seen/
   camlucida features KIND --help                  all options, with examples
 """

@@ -2,6 +2,7 @@
 4; VGG paper, appendix B)."""
 
 from camlucida.features.class_maps import ClassMaps, class_maps
+from camlucida.features.crops import Cropping, FineGrained, chance, fine_grained, own_box
 from camlucida.features.extract import Block, Described, Descriptor, Extractor, Wanted
 from camlucida.features.folder import FeatureFolder, Features, stacked
 from camlucida.features.judge import Judged, Split, figures_of, judge, published_split, random_splits, summary
@@ -12,21 +13,26 @@ from camlucida.features.svm import LinearSVM, choose_c, fit
 __all__ = [
     "Block",
     "ClassMaps",
+    "Cropping",
     "Described",
     "Descriptor",
     "Extractor",
     "FeatureFolder",
     "Features",
+    "FineGrained",
     "Judged",
     "LinearSVM",
     "Split",
     "Wanted",
+    "chance",
     "choose_c",
     "class_maps",
     "figures_of",
+    "fine_grained",
     "fit",
     "judge",
     "l2",
+    "own_box",
     "packed",
     "published_split",
     "random_splits",
