@@ -5,6 +5,7 @@ from camlucida.features.class_maps import ClassMaps, class_maps
 from camlucida.features.extract import Block, Described, Descriptor, Extractor, Wanted
 from camlucida.features.folder import FeatureFolder, Features, stacked
 from camlucida.features.judge import Judged, Split, figures_of, judge, published_split, random_splits, summary
+from camlucida.features.layers import LayerScore, LayerVectors, judge_layers, layer_vectors
 from camlucida.features.normalise import l2
 from camlucida.features.pack import packed
 from camlucida.features.svm import LinearSVM, choose_c, fit
@@ -18,6 +19,8 @@ __all__ = [
     "FeatureFolder",
     "Features",
     "Judged",
+    "LayerScore",
+    "LayerVectors",
     "LinearSVM",
     "Split",
     "Wanted",
@@ -26,7 +29,9 @@ __all__ = [
     "figures_of",
     "fit",
     "judge",
+    "judge_layers",
     "l2",
+    "layer_vectors",
     "packed",
     "published_split",
     "random_splits",
