@@ -9,6 +9,7 @@ from camlucida.features.layers import LayerScore, LayerVectors, judge_layers, la
 from camlucida.features.normalise import l2
 from camlucida.features.pack import packed
 from camlucida.features.svm import LinearSVM, choose_c, fit
+from camlucida.features.transfer import Transfer, softmax, transfer
 
 __all__ = [
     "Block",
@@ -23,6 +24,7 @@ __all__ = [
     "LayerVectors",
     "LinearSVM",
     "Split",
+    "Transfer",
     "Wanted",
     "choose_c",
     "class_maps",
@@ -35,6 +37,8 @@ __all__ = [
     "packed",
     "published_split",
     "random_splits",
+    "softmax",
     "stacked",
     "summary",
+    "transfer",
 ]
