@@ -6,7 +6,7 @@ camlucida features layers caltech101.zip --train 30 --splits 3 --out layers/
 
 camlucida features layers pictures/ --network alexnet.safetensors --layers features.pool1,features.pool2,features.relu5,classifier.relu7 --train 30 --out layers/
 
-camlucida features layers pictures/ --train 15 --test 50 --c 1 --grid 2 --pool max --out layers/      quicker; 2 × 2 parts of each map
+camlucida features layers pictures/ --train 15 --test 50 --c 0.01 --grid 2 --pool max --out layers/      quicker; 2 × 2 parts of each map
 
 One label a picture: mean class recall and accuracy, mean ± standard deviation over the splits. Needs scikit-learn:
 pip install 'camlucida[features]'
@@ -23,7 +23,6 @@ import tyro
 from camlucida.cli import probing
 
 if TYPE_CHECKING:
-    from camlucida.features import LayerScore
     from camlucida.networks.network import Network
 
 TRAINED, RANDOM = "trained", "random weights"
@@ -43,9 +42,9 @@ class Options(probing.Common):
     """How many times pictures are drawn; every layer is judged on the same draws."""
     seed: int = 0
     """Of the first draw and of the random weights; the n-th draw takes seed + n."""
-    normalise: Literal["l2", "standard", "none"] = "l2"
-    """As in camlucida features svm."""
-    c: tuple[float, ...] = (0.01, 0.1, 1.0, 10.0, 100.0)
+    normalise: Literal["l2", "standard", "none"] = "standard"
+    """As in camlucida features svm. standard makes layers alike, so that one range of C serves all."""
+    c: tuple[float, ...] = (0.001, 0.01, 0.1)
     """Cost of a training picture on the wrong side: one number, or candidates, among which each layer and split chooses on a fifth of its training pictures."""
     pool: Literal["average", "max"] = "average"
     """What is taken of each channel's map."""

@@ -36,9 +36,9 @@ class Options:
     """How many times pictures are drawn."""
     seed: int = 0
     """Of the first draw; the n-th takes seed + n."""
-    normalise: Literal["l2", "standard", "none"] = "l2"
-    """As in camlucida features svm."""
-    c: float = 10.0
+    normalise: Literal["l2", "standard", "none"] = "standard"
+    """As in camlucida features svm. standard makes networks alike, so that one C serves all."""
+    c: float = 0.1
     """Weight of the training pictures against that of small weights."""
     overwrite: bool = False
     """Replace the results of an earlier run in --out."""
@@ -100,7 +100,7 @@ def _read(folders: Sequence[str]) -> dict[str, Features]:
     from camlucida import features as library
     from camlucida.errors import UsageError
 
-    names = [Path(folder).resolve().name for folder in folders]
+    names = [Path(folder).absolute().name for folder in folders]
     if len(set(names)) < len(names):
         names = list(folders)
     if len(set(names)) < len(names):

@@ -41,8 +41,8 @@ def softmax(
     features: Features,
     rows: NDArray[np.int64] | None = None,
     *,
-    normalise: Normalise = "l2",
-    c: float = 10.0,
+    normalise: Normalise = "standard",
+    c: float = 0.1,
     tolerance: float = 1e-4,
 ) -> LinearSVM:
     """Multinomial logistic regression: the W, b that minimise c · Σ_i −log softmax(W n(f_i) + b)[y_i] + ½‖W‖² over the rows,
@@ -70,6 +70,7 @@ def softmax(
     solver = LogisticRegression(C=2 * c if two else c, tol=tolerance, max_iter=1000)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always", ConvergenceWarning)
+        warnings.filterwarnings("ignore", "The number of unique classes")  # few pictures of many are wanted
         solver.fit(given, own)
     weights, bias = np.asarray(solver.coef_, np.float64), np.asarray(solver.intercept_, np.float64)
     if two:
@@ -101,8 +102,8 @@ def transfer(
     seed: int = 0,
     *,
     test: int | None = None,
-    normalise: Normalise = "l2",
-    c: float = 10.0,
+    normalise: Normalise = "standard",
+    c: float = 0.1,
     heard: Callable[[int], None] = lambda done: None,
 ) -> Transfer:
     """A softmax from each number of training pictures a class, all judged on the same pictures: those left (at most `test` a
