@@ -68,7 +68,9 @@ def looked_at(net, example):
 def test_the_vectors_are_the_layers_averages_one_picture_at_a_time(examples):
     net = network()
     before = {n: t.clone() for n, t in net.module.state_dict().items()}
-    found, rejected = layer_vectors({"net": net}, ["stages.0", "stages"], examples, CLASSES, pixels=4, batch=3)
+    found, rejected = layer_vectors(
+        {"net": net}, ["stages.0", "stages"], examples, CLASSES, pixels=4, batch=3
+    )
     assert [(one.network, one.layer) for one in found] == [("net", "stages.0"), ("net", "stages"), ("pixels", "pixels")]  # fmt: skip
     assert [name for name, _ in rejected] == [examples[3].source.name]
     kept = [e for i, e in enumerate(examples) if i != 3]
