@@ -55,7 +55,7 @@ def finding(scores: Sequence[LayerScore]) -> str:
         parts.append(f"From {trained[0].layer} ({values[0]:.1f} %) on it does not rise with every layer: not at {', '.join(falls)}.")  # fmt: skip
     elif best:
         parts.append(f"It rises with every layer from {trained[0].layer} ({values[0]:.1f} %) to there{_after(trained, values, best)}.")  # fmt: skip
-    others = {}
+    others: dict[str, float] = {}
     for one in scores:
         if one.network != trained[0].network:
             others[one.network] = max(others.get(one.network, 0.0), 100 * one.figure(RECALL)[0])
