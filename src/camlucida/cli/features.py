@@ -6,6 +6,8 @@ KINDS: dict[str, str] = {
     "extract": "pictures → one vector each: a memory-mapped array, a table of its rows",
     "svm": "vectors with labels → a linear SVM a class, judged; packed as a network that localizes",
     "crops": "fine-grained classes: SVMs on whole pictures, on crops that the maps make, on given boxes",
+    "layers": "a linear SVM on each layer, random weights and raw pixels beside: figure, page, table",
+    "transfer": "vectors with labels → a new softmax from few training pictures a class to many: figure, page, table",
 }
 HELP = f"""A new task from a few labelled pictures and a network that is not trained again: its features, a linear SVM on
 them, and the SVM's class maps.

@@ -6,9 +6,11 @@ from camlucida.features.crops import Cropping, FineGrained, chance, fine_grained
 from camlucida.features.extract import Block, Described, Descriptor, Extractor, Wanted
 from camlucida.features.folder import FeatureFolder, Features, stacked
 from camlucida.features.judge import Judged, Split, figures_of, judge, published_split, random_splits, summary
+from camlucida.features.layers import LayerScore, LayerVectors, judge_layers, layer_vectors
 from camlucida.features.normalise import l2
 from camlucida.features.pack import packed
 from camlucida.features.svm import LinearSVM, choose_c, fit
+from camlucida.features.transfer import Transfer, softmax, transfer
 
 __all__ = [
     "Block",
@@ -21,8 +23,11 @@ __all__ = [
     "Features",
     "FineGrained",
     "Judged",
+    "LayerScore",
+    "LayerVectors",
     "LinearSVM",
     "Split",
+    "Transfer",
     "Wanted",
     "chance",
     "choose_c",
@@ -31,11 +36,15 @@ __all__ = [
     "fine_grained",
     "fit",
     "judge",
+    "judge_layers",
     "l2",
     "own_box",
+    "layer_vectors",
     "packed",
     "published_split",
     "random_splits",
+    "softmax",
     "stacked",
     "summary",
+    "transfer",
 ]

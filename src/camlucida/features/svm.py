@@ -126,7 +126,7 @@ def fit(
     rows = np.arange(len(features)) if rows is None else np.asarray(rows)
     answers = truth(features, rows)
     _enough(features, answers)
-    given, mean, deviation = _normalised(features, rows, normalise)
+    given, mean, deviation = normalised(features, rows, normalise)
     weights, bias, notes = _solve(given, answers, c, tolerance, intercept, seed)
     return LinearSVM(weights, bias, features.classes, features.blocks, normalise, mean, deviation, c, notes)
 
@@ -172,9 +172,10 @@ def truth(features: Features, rows: NDArray[np.int64]) -> NDArray[np.int8]:
     return answers
 
 
-def _normalised(
+def normalised(
     features: Features, rows: NDArray[np.int64], how: Normalise
 ) -> tuple[NDArray[np.float64], NDArray[np.float64] | None, NDArray[np.float64] | None]:
+    """The rows' vectors float64 as an SVM sees them, and mean and deviation where they are standardised."""
     given = np.asarray(features.values[rows], np.float64)
     if how == "l2":
         return norms.l2(given, features.blocks), None, None

@@ -36,24 +36,25 @@ class ProbeFolder:
     command: tuple[str, ...]
     earlier: tuple[str, ...] = ()
     files: list[str] = field(default_factory=list)
+    tool: str = TOOL
 
     @classmethod
     def open(
-        cls, folder: str | Path, kind: str, command: Sequence[str], *, overwrite: bool = False, resume: bool = False
+        cls, folder: str | Path, kind: str, command: Sequence[str], *, overwrite: bool = False, resume: bool = False, tool: str = TOOL
     ) -> ProbeFolder:  # fmt: skip
         """Makes the folder and looks at what is in it. Raises UsageError for one that holds results already, unless
-        `overwrite` or `resume`, and for one that is not ours."""
+        `overwrite` or `resume`, and for one that is not ours. `tool`: the verb that writes it."""
         folder = Path(folder)
         earlier: tuple[str, ...] = ()
         if folder.is_symlink() or (folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))):
-            earlier = _files_of(folder, kind)
+            earlier = _files_of(folder, kind, tool)
             if not overwrite and not resume:
                 raise UsageError(
                     f"write results to {folder}", got="a folder that holds the results of an earlier run",
                     do="--overwrite replaces it, or name another folder",
                 )  # fmt: skip
         writable(folder)
-        made = cls(folder, kind, tuple(command), earlier)
+        made = cls(folder, kind, tuple(command), earlier, tool=tool)
         if not resume or not (folder / MANIFEST).exists():
             made._manifest({"state": "running", "files": sorted(earlier)})
         return made
@@ -99,7 +100,7 @@ class ProbeFolder:
 
         if rejected:
             self.table("rejected", [{"path": utf8(p), "reason": utf8(r)} for p, r in rejected])
-        text = probe_page.write(page, self.kind, self.command, rejected)
+        text = probe_page.write(page, self.kind, self.command, rejected, self.tool)
         self.write(PAGE, text.encode("utf-8", "replace"))
         for name in set(self.earlier) - set(self.files) - {MANIFEST}:
             (self.folder / name).unlink(missing_ok=True)
@@ -108,7 +109,7 @@ class ProbeFolder:
 
     def _manifest(self, about: Mapping[str, Any]) -> None:
         head = {
-            "tool": TOOL,
+            "tool": self.tool,
             "kind": self.kind,
             "schema_version": SCHEMA_VERSION,
             "command": list(self.command),
@@ -123,8 +124,8 @@ def _safe(name: str) -> str:
     return kept.encode()[:120].decode(errors="ignore") or "x"
 
 
-def _files_of(folder: Path, kind: str) -> tuple[str, ...]:
-    """The files that an earlier run of this probe wrote into a folder. Raises UsageError if none did."""
+def _files_of(folder: Path, kind: str, tool: str) -> tuple[str, ...]:
+    """The files that an earlier run of this kind wrote into a folder. Raises UsageError if none did."""
     try:
         stored = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -136,6 +137,11 @@ def _files_of(folder: Path, kind: str) -> tuple[str, ...]:
             f"write results to {folder}",
             got="a folder with other files" if folder.is_dir() else "something that is not a folder",
             allowed=f"a new or empty folder, or one that camlucida {probe_page.words_of(kind)} wrote",
+    if not isinstance(stored, dict) or (stored.get("tool"), stored.get("kind")) != (tool, kind):
+        raise UsageError(
+            f"write results to {folder}",
+            got="a folder with other files" if folder.is_dir() else "something that is not a folder",
+            allowed=f"a new or empty folder, or one that {tool} {kind} wrote",
             do="nothing was touched; name another folder",
         )
     known = re.compile(r"(pictures/)?[\w.-]+\.(html|csv|npz|jpg|png|json|parquet)")

@@ -67,14 +67,15 @@ class Page:
 
 
 def write(
-    page: Page, kind: str, command: Sequence[str] = (), rejected: Sequence[tuple[str, str]] = ()
-) -> str:
+    page: Page, kind: str, command: Sequence[str] = (), rejected: Sequence[tuple[str, str]] = (), tool: str = "camlucida probe"
+) -> str:  # fmt: skip
     """The whole page."""
     environment = pages.environment()
     environment.filters.update(embedded=embedded, cell=_cell)
     environment.tests.update(strip=lambda block: isinstance(block, Strip), numeric=_numeric)
     context = {
         "page": page, "words": words_of(kind), "command": pages.command_line(command), "rejected": rejected[: pages.REJECTED_SHOWN],
+        "page": page, "kind": f"{tool} {kind}", "command": pages.command_line(command), "rejected": rejected[: pages.REJECTED_SHOWN],
         "rejected_total": len(rejected),
     }  # fmt: skip
     return environment.get_template("probe.html.j2").render(context)
