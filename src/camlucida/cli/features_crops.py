@@ -104,7 +104,9 @@ def run(options: Options, command: Sequence[str]) -> int:
     boxed = any(one.boxes for one in (*train, *test))
     if not boxed:
         print("no picture has a box: the setting of given boxes and localization are left out", file=sys.stderr)  # fmt: skip
-    folder = ProbeFolder.open(options.out, "features crops", command, overwrite=options.overwrite)
+    folder = ProbeFolder.open(
+        options.out, "crops", command, overwrite=options.overwrite, tool="camlucida features"
+    )
     c: Any = options.c[0] if len(options.c) == 1 else options.c
     with progress.bar("pictures", (4 if boxed else 3) * (len(train) + len(test))) as bar:
         result = library.fine_grained(

@@ -1,4 +1,4 @@
-"""The folder that a probe writes, or `features crops`: report.html, manifest.json, raw numbers as CSV and NPZ, pictures."""
+"""The folder that a probe writes: report.html, manifest.json, raw numbers as CSV and NPZ, the pictures that patches link to."""
 
 from __future__ import annotations
 
@@ -130,13 +130,6 @@ def _files_of(folder: Path, kind: str, tool: str) -> tuple[str, ...]:
         stored = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         stored = None
-    if not isinstance(stored, dict) or (stored.get("tool"), stored.get("kind")) != (TOOL, kind):
-        from camlucida.report import probe_page
-
-        raise UsageError(
-            f"write results to {folder}",
-            got="a folder with other files" if folder.is_dir() else "something that is not a folder",
-            allowed=f"a new or empty folder, or one that camlucida {probe_page.words_of(kind)} wrote",
     if not isinstance(stored, dict) or (stored.get("tool"), stored.get("kind")) != (tool, kind):
         raise UsageError(
             f"write results to {folder}",

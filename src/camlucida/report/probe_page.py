@@ -74,16 +74,10 @@ def write(
     environment.filters.update(embedded=embedded, cell=_cell)
     environment.tests.update(strip=lambda block: isinstance(block, Strip), numeric=_numeric)
     context = {
-        "page": page, "words": words_of(kind), "command": pages.command_line(command), "rejected": rejected[: pages.REJECTED_SHOWN],
         "page": page, "kind": f"{tool} {kind}", "command": pages.command_line(command), "rejected": rejected[: pages.REJECTED_SHOWN],
         "rejected_total": len(rejected),
     }  # fmt: skip
     return environment.get_template("probe.html.j2").render(context)
-
-
-def words_of(kind: str) -> str:
-    """The command that makes the page: `probe filters` of the kind `filters`; of another verb the kind names both."""
-    return kind if " " in kind else f"probe {kind}"
 
 
 def embedded(patch: Patch) -> Markup:
