@@ -159,16 +159,16 @@ def empirical_field(
     pictures = Pictures.of(network, pictures)
     if engine not in ("auto", "incremental", "plain"):
         raise UsageError("empirical_field(engine=…)", got=repr(engine), allowed="auto | incremental | plain")
+    if layer is None:  # the first picture's, for all shapes of pictures
+        layer = network.find_layer(None, pictures.first().pixels).name
     if peaks is None:
         (ranked,) = strongest_of(pictures, [layer], top).values()
         if not 0 <= unit < ranked.units:
-            raise TargetError(
-                f"unit {unit} of layer {layer or 'before pooling'}", allowed=f"0 … {ranked.units - 1}"
-            )
+            raise TargetError(f"unit {unit} of layer {layer}", allowed=f"0 … {ranked.units - 1}")
         peaks = ranked.of(unit)
     if not peaks:
         raise UsageError(
-            f"unit {unit} of layer {layer or 'before pooling'}",
+            f"unit {unit} of layer {layer}",
             got=f"one value everywhere in each of {len(pictures)} pictures",
             do="choose another unit, or pictures that excite it",
         )

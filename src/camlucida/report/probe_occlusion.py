@@ -82,7 +82,8 @@ class Studied:
 
 @dataclass
 class Gallery:
-    """Every picture that was seen, with the highest activation of each map of the layer."""
+    """Every picture that was seen, with the highest activation of each map of the layer; None: the first picture's before
+    pooling, for all."""
 
     network: Network
     layer: str | None
@@ -93,6 +94,7 @@ class Gallery:
         """Reads a picture and notes its peaks. Raises InputError."""
         picture = read_picture(source.read(), self.network.card.preprocessing.mean_colour)
         batch = self.network.preprocess(picture, view="whole")
+        self.layer = self.layer or self.network.find_layer(None, batch.pixels).name
         if source.name not in self.peaks:
             self.sources[source.name] = source
             self.peaks[source.name] = peaks(self.network, batch.pixels, self.layer)[0]
