@@ -19,7 +19,7 @@ from torchvision.models.mobilenetv3 import InvertedResidualConfig
 
 import camlucida as cl
 from camlucida import probes
-from camlucida.errors import CamlucidaError, LayerError
+from camlucida.errors import CamlucidaError, LayerError, TargetError, UsageError
 from camlucida.images import datasets
 from camlucida.images.views import Preprocessing
 from camlucida.probes.evolution import main_layers
@@ -180,6 +180,17 @@ def test_the_layer_before_pooling_is_one_for_all_shapes_of_pictures(examples):
         field(net)
     with pytest.raises(LayerError, match="layer 'features' has no spatial extent"):
         probes.empirical_field(net, None, 0, PICTURES)
+
+
+def test_nothing_and_zero_are_refused_and_not_taken_for_the_default(examples):
+    net = failing()
+    with pytest.raises(TargetError, match="got no class"):
+        probes.class_units(net, PICTURES, [])
+    with pytest.raises(LayerError, match="layer '' has no spatial extent"):
+        probes.ablate_units(net, examples, "", workers=1)
+    for size in ({"patch": 0}, {"stride": 0}):
+        with pytest.raises(UsageError, match=r"allowed: patch 1 … 20, stride ≥ 1"):
+            probes.empirical_field(net, None, 4, PICTURES, **size)
 
 
 class Failing(nn.Module):

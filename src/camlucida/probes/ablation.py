@@ -96,7 +96,7 @@ def layer_of(network: Network, name: str | None, pixels: Tensor) -> Layer:
     try:
         return network.find_layer(name, pixels)
     except LayerError:
-        if name is None or name not in dict(network.module.named_modules()):
+        if not name or name not in dict(network.module.named_modules()):
             raise
         point = Point(name)
         with taps.borrowed(network.module):

@@ -219,8 +219,8 @@ def _discrepancy(
             "empirical fields are measured in pictures", got=f"{pixels.ndim - 2} axes", allowed="2"
         )
     view = (pixels.shape[2], pixels.shape[3])
-    patch = patch or max(3, math.floor(PATCH * min(view) / SIDE + 0.5))
-    stride = stride or max(1, math.ceil(STRIDE * min(view) / SIDE))
+    patch = max(3, math.floor(PATCH * min(view) / SIDE + 0.5)) if patch is None else patch
+    stride = max(1, math.ceil(STRIDE * min(view) / SIDE)) if stride is None else stride
     if not (0 < patch <= min(view) and stride > 0):
         raise UsageError(
             "empirical_field",
