@@ -4,6 +4,7 @@ it raises in the middle. Random weights, pictures of three shapes."""
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -19,16 +20,18 @@ from torchvision.models.mobilenetv3 import InvertedResidualConfig
 
 import camlucida as cl
 from camlucida import probes
+from camlucida.cli import main, probe
 from camlucida.errors import CamlucidaError, LayerError, TargetError, UsageError
 from camlucida.images import datasets
 from camlucida.images.views import Preprocessing
+from camlucida.networks.cards import pack
 from camlucida.probes.evolution import main_layers
 from camlucida.probes.looking import Pictures
 from camlucida.probes.receptive_field import strongest_of
 from camlucida.values import Label
 from fingerprints import unchanged
 from pictures import colours
-from small_networks import gap, seeded
+from small_networks import Headed, gap, seeded
 
 CLASSES = 7
 LABELS = tuple(Label(f"n{i}", f"class {i}") for i in range(CLASSES))
@@ -227,3 +230,50 @@ def test_a_module_that_raises_comes_back(probe, examples):
         net = failing(at)
         with unchanged(net.module), pytest.raises(FloatingPointError, match="in the middle"):
             PROBES[probe](net, examples)
+
+
+KINDS = {
+    "receptive-field": "photos --layers features.1 --units 0 --top 1 --patch 16 --stride 16",
+    "top": "photos --k 2 --units 0 --workers 1",
+    "class-units": "photos --classes 0 --units 1 --top 1",
+    "evolution": "a.safetensors b.safetensors --data photos --layers features.1 --units 0 --workers 1",
+    "invariance": "photos --transformations rotation --limit 2",
+    "occlusion": "photos --patch 16 --stride 16 --limit 1 --top 1",
+    "correspondence": "photos --parts parts.csv --draws 1 --permutations 9",
+    "filters": "photos --k 2 --units 1 --workers 1",
+    "ablation": "photos --units 0 --layers none --workers 1",
+}
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory):
+    """Two checkpoints, three pictures in class folders, parts of them."""
+    folder = tmp_path_factory.mktemp("desk")
+    labels = tuple(Label(f"n{i}", f"class {i}") for i in range(5))
+    for name, seed in (("a", 0), ("b", 1)):
+        module = seeded(Headed, lambda m, x: m.fc(m.pool(x).flatten(1)), seed=seed)
+        card = cl.Card("small", "small_networks:gap", {}, Preprocessing(size=32), labels)
+        pack(str(folder / f"{name}.safetensors"), module.state_dict(), card)
+    for i, picture in enumerate(PICTURES):
+        (folder / f"photos/n{i}").mkdir(parents=True)
+        Image.fromarray(picture).save(folder / f"photos/n{i}/{i}.png")
+    boxes = "n0/0.png,eye,20,10,27,16\nn1/1.png,eye,18,18,25,25\n"
+    (folder / "parts.csv").write_text("path,part,x0,y0,x1,y1\n" + boxes)
+    return folder
+
+
+@pytest.mark.parametrize("kind", probe.KINDS)
+def test_every_kind_on_the_command_line(kind, desk, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(desk)
+    network = [] if kind == "evolution" else ["--network", "a.safetensors"]
+    command = ["probe", kind, *KINDS[kind].split(), *network, "--out", str(tmp_path / "out")]
+    assert main(command) == 0
+    said = capsys.readouterr()
+    assert said.err == ""
+    assert str(tmp_path / "out/report.html") in said.out
+    page = (tmp_path / "out/report.html").read_text(encoding="utf-8")
+    for link in re.findall(r'href="(pictures/[^"]+)"', page):
+        assert (tmp_path / "out" / link).is_file()
+    assert 'alt=""' not in page
+    assert main(command) == 2
+    assert "the results of an earlier run" in capsys.readouterr().err
