@@ -10,7 +10,7 @@ from torch import nn
 import camlucida as cl
 from camlucida.errors import LayerError, NetworkError, TargetError, UnsupportedError, UsageError
 from camlucida.probes import occlusion_study as study_module
-from camlucida.probes import peaks, study_occlusion
+from camlucida.probes.occlusion_study import peaks, study_occlusion
 from fingerprints import fingerprint
 from small_networks import EXACT, fully_connected, gap, headed, pixels, seeded, tokens
 
