@@ -249,7 +249,7 @@ def section(
         Patch(
             _map(seen, study.over_pixels(study.drop), low, high, "signed"),
             f"Drop of the {what}: brown where hiding costs, up to {high:.3g}; blue where it raises, down to {low:.3g}",
-            f"drop of (d): brown costs, up to {max(high, 0):.3g}; blue raises, by up to {-low:.3g}, at {figures.percent(float((study.drop < 0).mean()))} of the places",
+            f"drop of (d): brown costs, up to {max(high, 0):.3g}; blue raises, by up to {max(0, -low):.3g}, at {figures.percent(float((study.drop < 0).mean()))} of the places",
         ),
         Patch(
             _class_map(one, seen, classes), "Most probable class with each place hidden: "
