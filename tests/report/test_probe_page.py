@@ -100,3 +100,13 @@ def test_files_of_a_killed_run_are_known_and_earlier_results_stay_until_the_new_
     assert names() == {"first.csv", "second.csv"}
     run("third", True)
     assert names() == {"third.csv"}
+
+
+def test_a_run_that_was_refused_before_it_wrote_anything_stands_in_nobodys_way(tmp_path):
+    ProbeFolder.open(tmp_path / "out", "filters", ["camlucida probe filters"])
+    again = ProbeFolder.open(tmp_path / "out", "filters", ["camlucida probe filters"])
+    with pytest.raises(UsageError, match="other files"):
+        ProbeFolder.open(tmp_path / "out", "top", ["camlucida probe top"])
+    again.table("units", [{"unit": 1}])
+    with pytest.raises(UsageError, match="results of an earlier run"):
+        ProbeFolder.open(tmp_path / "out", "filters", ["camlucida probe filters"])

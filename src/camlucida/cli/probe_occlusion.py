@@ -76,7 +76,7 @@ def run(options: Options, command: Sequence[str]) -> int:
                             batch,
                             label,
                             boxes,
-                            options.layer,
+                            gallery.layer,
                             options.patch,
                             options.stride,
                         )

@@ -93,7 +93,7 @@ def layer_of(network: Network, name: str | None, pixels: Tensor) -> Layer:
     try:
         return network.find_layer(name, pixels)
     except LayerError:
-        if name is None or name not in dict(network.module.named_modules()):
+        if not name or name not in dict(network.module.named_modules()):
             raise
         point = Point(name)
         with taps.borrowed(network.module):
@@ -180,10 +180,11 @@ def means(
 ) -> dict[str | None, Tensor]:
     """The mean of each unit `(channels,)` of these layers over all pictures and cells, float64."""
     sums: dict[str | None, Tensor] = {}
-    cells = 0
+    named, cells = {name: name for name in names}, 0
     for pixels, _ in pictures if names else ():
         with taps.borrowed(network.module):
-            layers = {name: layer_of(network, name, pixels) for name in names}
+            layers = {name: layer_of(network, called, pixels) for name, called in named.items()}
+            named = {name: one.name for name, one in layers.items()}  # the first batch's, for all shapes
             for start in range(0, len(pixels), 8):  # several layers are held at once
                 few = pixels[start : start + 8]
                 tapped = network.run(laid(few), [one.point for one in layers.values()]).tapped

@@ -203,6 +203,8 @@ def class_units(
 
 def _asked(classes: Sequence[int] | None, number: int) -> list[int] | None:
     wrong = [c for c in classes or () if not 0 <= c < number]
+    if classes is not None and not classes:
+        raise TargetError("class-specific units", got="no class", do="name some, or leave it to the pictures")
     if wrong:
         raise TargetError(f"class {wrong[0]}", allowed=f"0 … {number - 1}")
     return None if classes is None else list(dict.fromkeys(classes))

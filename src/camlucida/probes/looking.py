@@ -115,8 +115,10 @@ def look(
     """One pass over all pictures. `layers`: names; None for the one before pooling. `heard` is told the number of pictures
     of each batch. Raises LayerError, and InputError where no picture could be read."""
     network, seen = pictures.network, 0
+    named = {str(name): name for name in layers}
     for positions, batch in pictures.batches():
-        found = {str(name): network.find_layer(name, batch.pixels) for name in layers}
+        found = {key: network.find_layer(name, batch.pixels) for key, name in named.items()}
+        named = {key: one.name for key, one in found.items()}  # the first batch's, for all shapes of pictures
         with taps.borrowed(network.module):
             run = network.run(batch.pixels, list(dict.fromkeys(one.point for one in found.values())))
             maps = {name: one.cells(run.tapped[one.point]) for name, one in found.items()}

@@ -159,16 +159,16 @@ def empirical_field(
     pictures = Pictures.of(network, pictures)
     if engine not in ("auto", "incremental", "plain"):
         raise UsageError("empirical_field(engine=…)", got=repr(engine), allowed="auto | incremental | plain")
+    if layer is None:  # the first picture's, for all shapes of pictures
+        layer = network.find_layer(None, pictures.first().pixels).name
     if peaks is None:
         (ranked,) = strongest_of(pictures, [layer], top).values()
         if not 0 <= unit < ranked.units:
-            raise TargetError(
-                f"unit {unit} of layer {layer or 'before pooling'}", allowed=f"0 … {ranked.units - 1}"
-            )
+            raise TargetError(f"unit {unit} of layer {layer}", allowed=f"0 … {ranked.units - 1}")
         peaks = ranked.peaks(unit)
     if not peaks:
         raise UsageError(
-            f"unit {unit} of layer {layer or 'before pooling'}",
+            f"unit {unit} of layer {layer}",
             got=f"no activation above zero in any of {len(pictures)} pictures",
             do="choose another unit, or pictures that excite it",
         )
@@ -221,8 +221,8 @@ def _discrepancy(
             "empirical fields are measured in pictures", got=f"{pixels.ndim - 2} axes", allowed="2"
         )
     view = (pixels.shape[2], pixels.shape[3])
-    patch = patch or max(3, math.floor(PATCH * min(view) / SIDE + 0.5))
-    stride = stride or max(1, math.ceil(STRIDE * min(view) / SIDE))
+    patch = max(3, math.floor(PATCH * min(view) / SIDE + 0.5)) if patch is None else patch
+    stride = max(1, math.ceil(STRIDE * min(view) / SIDE)) if stride is None else stride
     if not (0 < patch <= min(view) and stride > 0):
         raise UsageError(
             "empirical_field",

@@ -57,7 +57,7 @@ def ablate_units(
     name = ""
     for pixels, truth in batches():
         with taps.borrowed(network.module):
-            where = layer_of(network, layer, pixels)
+            where = layer_of(network, name or layer, pixels)  # the first batch's, for all shapes
             chosen, name = _units(where, units), where.name
             fill = fills.get(layer, torch.zeros(where.channels, dtype=torch.float64)).to(network.device)
             run = network.run(laid(pixels), [where.point])

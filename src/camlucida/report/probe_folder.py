@@ -48,7 +48,7 @@ class ProbeFolder:
         earlier: tuple[str, ...] = ()
         if folder.is_symlink() or (folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))):
             earlier = _files_of(folder, kind, tool)
-            if not overwrite and not resume:
+            if earlier and not overwrite and not resume:  # none: that run was refused before it wrote any
                 raise UsageError(
                     f"write results to {folder}", got="a folder that holds the results of an earlier run",
                     do="--overwrite replaces it, or name another folder",

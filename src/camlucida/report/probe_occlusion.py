@@ -75,7 +75,8 @@ class Studied:
 
 @dataclass
 class Gallery:
-    """Every picture that was seen, with the highest activation of each map of the layer."""
+    """Every picture that was seen, with the highest activation of each map of the layer; None: the first picture's before
+    pooling, for all."""
 
     network: Network
     layer: str | None
@@ -86,6 +87,7 @@ class Gallery:
         """Reads a picture and notes its peaks. Raises InputError."""
         picture = read_picture(source.read(), self.network.card.preprocessing.mean_colour)
         batch = self.network.preprocess(picture, view="whole")
+        self.layer = self.layer or self.network.find_layer(None, batch.pixels).name
         if source.name not in self.peaks:
             self.sources[source.name] = source
             self.peaks[source.name] = peaks(self.network, batch.pixels, self.layer)[0]
@@ -240,7 +242,7 @@ def section(
         Patch(
             panels.painted(seen, study.over_pixels(study.drop), low, high, "signed"),
             f"Drop of the {what}: brown where hiding costs, up to {high:.3g}; blue where it raises, down to {low:.3g}",
-            f"drop of (d): brown costs, up to {max(high, 0):.3g}; blue raises, by up to {-low:.3g}, at {figures.percent(float((study.drop < 0).mean()))} of the places",
+            f"drop of (d): brown costs, up to {max(high, 0):.3g}; blue raises, by up to {max(0, -low):.3g}, at {figures.percent(float((study.drop < 0).mean()))} of the places",
         ),
         Patch(
             panels.class_map(seen, study, classes), "Most probable class with each place hidden: "
