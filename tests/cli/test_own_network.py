@@ -140,6 +140,8 @@ def test_a_number_that_is_no_probability_is_never_shown_as_one(desk, capsys):
     assert {row["probability"] for row in table} == {None}
     assert all(f"{row['logit']:.3g}" in said for row in first)
     assert "%" not in said
+    assert "probability" not in said
+    assert "score" in said
     page = Path("numbers/report.html").read_text()
     assert all(f'<span class="share">{row["logit"]:.3g}</span>' in page for row in first)
     assert '<span class="sure"' not in page

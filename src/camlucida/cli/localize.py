@@ -210,7 +210,7 @@ def _show(out: Any, as_json: bool) -> None:
     table = Table(box=None, pad_edge=False)
     for column in ("picture", "top class", "probability", "box (x0, y0, x1, y1)"):
         table.add_column(column, justify="right" if column == "probability" else "left")
-    shown = 0
+    shown, probabilities = 0, True
     for row in _rows(out):
         if row["rank"] == 1 and row["box_index"] in (0, None):
             if shown == 20:
@@ -224,4 +224,7 @@ def _show(out: Any, as_json: bool) -> None:
                 box + ("" if row["status"] == "ok" else f"  ({row['status']})"),
             )
             shown += 1
+            probabilities &= row["probability"] is not None
+    if not probabilities:
+        table.columns[2].header = "score"
     Console(soft_wrap=True).print(table)
